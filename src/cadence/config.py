@@ -1,0 +1,93 @@
+"""Typed configuration of a server: what flags and YAML files are turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cadence.types import ChunkSchedule
+
+__all__ = ["EngineConfig", "ServeConfig", "ServerConfig", "ThinkerConfig", "Token2WavConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkerConfig:
+    """The language-model stage.
+
+    `kv_cache_tokens` bounds KV memory over all sequences; None = sized from free memory, at least one
+    full context, at most `max_num_seqs` of them. `default_sampling` holds SamplingParams fields laid
+    over the checkpoint's own defaults.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 512
+    max_model_len: int | None = None
+    kv_cache_tokens: int | None = None
+    default_sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token2WavConfig:
+    """The vocoder stage. `num_steps` below 10 trades quality for speed; `noise_seed` fixes the flow's
+    start noise; `voice_cache_bytes` bounds prepared voices, `max_num_seqs` sessions at once."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    max_num_seqs: int = 16
+    max_batch_size: int = 8
+    schedule: ChunkSchedule = field(default_factory=ChunkSchedule)
+    num_steps: int = 10
+    noise_seed: int = 0
+    voice_cache_bytes: int = 4 << 30
+    default_voice: str | None = None
+    default_prompt_wav: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the stages are joined and what is admitted. Times in seconds."""
+
+    async_chunk: bool = True
+    thinker_only: bool = False
+    in_process: bool = False
+    max_running: int = 32
+    max_waiting: int = 128
+    max_queue_s: float = 30.0
+    first_output_s: float = 120.0
+    stall_s: float = 60.0
+    deadline_s: float = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The HTTP edge. Byte limits hold while reading, before anything is decoded."""
+
+    host: str = "127.0.0.1"
+    port: int = 8092
+    api_keys: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 64 << 20
+    max_audio_s: float = 3600.0
+    max_audio_bytes: int = 256 << 20
+    max_input_chars: int = 100_000
+    allow_url_fetch: bool = False
+    allowed_media_domains: tuple[str, ...] = ()
+    allowed_local_media_path: str | None = None
+    drain_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Everything `cadence serve` needs."""
+
+    model: str
+    served_model_names: tuple[str, ...] = ()
+    thinker: ThinkerConfig = field(default_factory=ThinkerConfig)
+    token2wav: Token2WavConfig = field(default_factory=Token2WavConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)

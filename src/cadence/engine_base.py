@@ -1,0 +1,54 @@
+"""What the edges (HTTP, WebSocket, CLI, tests) know of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from cadence.types import EngineHealth, Event, ModelInfo, Request, SamplingParams
+
+__all__ = ["EngineClient"]
+
+
+class EngineClient(Protocol):
+    """Requests in, events out. The real one is `cadence.engine.Engine`, the test double
+    `cadence.fake.FakeEngine`."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model being served."""
+        ...
+
+    @property
+    def default_sampling(self) -> Mapping[str, SamplingParams]:
+        """Defaults by output kind ("text", "speech"): a request's own fields are laid over them."""
+        ...
+
+    def generate(self, request: Request) -> AsyncIterator[Event]:
+        """Yield TextDelta and AudioChunk events, then exactly one Done; or raise one CadenceError.
+
+        Closing the iterator, or cancelling the task that reads it, aborts the request everywhere.
+        Admission happens on the first `__anext__`: Overloaded, NotReady, PromptTooLong and unknown
+        voices are raised there, before any event.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its reader gets RequestAborted. Unknown ids are ignored."""
+        ...
+
+    def health(self) -> EngineHealth:
+        """State now; never blocks."""
+        ...
+
+    async def stats(self) -> Mapping[str, float]:
+        """Gauges now, by flat name with unit (`thinker_kv_tokens_used`, `token2wav_num_sessions`)."""
+        ...
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for the running ones; True when all ended in time."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop both stages; what still runs ends with NotReady."""
+        ...

@@ -1,0 +1,44 @@
+"""What the engine knows of a Token2Wav back end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from cadence.types import AudioChunk, SpeechRequest
+
+__all__ = ["Token2Wav"]
+
+
+class Token2Wav(Protocol):
+    """Speech codes in, 24 kHz sound out, chunk by chunk, many streams at once."""
+
+    def generate(
+        self, request: SpeechRequest, codes: AsyncIterator[Sequence[int]]
+    ) -> AsyncIterator[AudioChunk]:
+        """Render `codes` (0..6560) as they arrive; ends after the last sample of the last code.
+
+        The joined chunks hold exactly 960 samples per code. No codes at all is legal: no chunks.
+        Closing the iterator, or cancelling the task that reads it, ends the stream's session.
+
+        Raises:
+            InvalidRequest: unknown voice (param "voice").
+            StageFailed: the stage broke while it held the stream, or `codes` raised.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """End a stream's session and free its state; unknown ids are ignored."""
+        ...
+
+    async def voices(self) -> tuple[str, ...]:
+        """Names this stage can speak with, default first."""
+        ...
+
+    async def stats(self) -> dict[str, float]:
+        """Gauges now: num_sessions, num_waiting, session_bytes, voice_bytes."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop the stage; held streams end with StageFailed."""
+        ...

@@ -1,0 +1,20 @@
+"""Fixtures shared by every test: one small random-weight checkpoint per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint in the public layout: two small layers of everything, random weights."""
+    from cadence.models.sample import write_sample_checkpoint
+
+    out = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    write_sample_checkpoint(out, preset="tiny", seed=0)
+    return out
