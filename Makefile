@@ -1,0 +1,48 @@
+# Cadence: every command a person or CI needs. `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint format bench doctor clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  Extra arguments go in ARGS, for example: make serve ARGS="/models/Step-Audio-2-mini --port 8000"'
+
+install: $(STAMP) ## Create .venv with the pinned packages (PIP_ARGS="--extra-index-url ..." to choose a torch build)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Cadence needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+serve: install ## Serve the built-in model on http://127.0.0.1:8092 (ARGS= for another model or flags)
+	@$(BIN)/cadence serve $(ARGS)
+
+test: install ## Run the tests, except those marked slow
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: install ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure a running server (ARGS="--url ... --concurrency 1,2,4")
+	@$(BIN)/cadence bench $(ARGS)
+
+doctor: install ## Check a checkpoint (ARGS="MODEL_DIR"; default: the built-in model)
+	@$(BIN)/cadence doctor $(ARGS)
+
+clean: ## Remove caches and build output (keeps .venv)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
