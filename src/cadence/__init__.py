@@ -57,7 +57,7 @@ _HOME = {
 }
 
 __version__ = "0.1.0"
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604 (strings, spelled once in _HOME)
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
