@@ -45,6 +45,10 @@ class EngineClient(Protocol):
         """Gauges now, by flat name with unit (`thinker_kv_tokens_used`, `token2wav_num_sessions`)."""
         ...
 
+    async def render_metrics(self) -> bytes:
+        """All metrics in the Prometheus text format; quick, whatever the stages are doing."""
+        ...
+
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for the running ones; True when all ended in time."""
         ...

@@ -171,7 +171,7 @@ class FakeEngine:
             "token2wav_num_sessions": float(len(self._active)),
         }
 
-    def render_metrics(self) -> bytes:
+    async def render_metrics(self) -> bytes:
         """Prometheus text with the two gauges a fake can know."""
         return (
             "# TYPE vllm_omni:num_requests_running gauge\n"
