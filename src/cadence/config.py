@@ -65,7 +65,13 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """The HTTP edge. Byte limits hold while reading, before anything is decoded."""
+    """The HTTP edge. Byte limits hold while reading, before anything is decoded.
+
+    `max_inflight` bounds requests whose body is read or answered at once. `body_stall_s` is the longest
+    silence of a client that sends, `send_stall_s` of one that reads. With `allow_url_fetch` audio may
+    come from http(s) URLs: of hosts in `allowed_media_domains` when that is not empty, else of any
+    host whose every address is public. `allowed_local_media_path` permits `file://` below it.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8092
@@ -75,7 +81,12 @@ class ServerConfig:
     max_audio_s: float = 3600.0
     max_audio_bytes: int = 256 << 20
     max_input_chars: int = 100_000
-    allow_url_fetch: bool = False
+    max_inflight: int = 512
+    body_stall_s: float = 20.0
+    send_stall_s: float = 60.0
+    allow_url_fetch: bool = True
+    url_fetch_s: float = 10.0
+    url_fetch_bytes: int = 32 << 20
     allowed_media_domains: tuple[str, ...] = ()
     allowed_local_media_path: str | None = None
     drain_s: float = 30.0

@@ -8,7 +8,9 @@
     │   ├── Unauthorized         401  missing or wrong API key
     │   ├── Forbidden            403  a URL or path that this server may not read
     │   ├── NotFound             404  unknown model, route or object
+    │   ├── RequestTimeout       408  the client stopped sending its request
     │   ├── PayloadTooLarge      413  body, upload or decoded audio over its limit
+    │   ├── UnsupportedMediaType 415  a body that is not of the type or coding this route reads
     │   └── RequestAborted       499  the client went away or the caller aborted it
     ├── ServiceError             the server is at fault (5xx)
     │   ├── Overloaded           429  queue full; `retry_after_s` says when to come back
@@ -42,9 +44,11 @@ __all__ = [
     "PromptTooLong",
     "RequestAborted",
     "RequestError",
+    "RequestTimeout",
     "ServiceError",
     "StageFailed",
     "Unauthorized",
+    "UnsupportedMediaType",
     "error_from_dict",
 ]
 
@@ -147,6 +151,20 @@ class PayloadTooLarge(RequestError):
 
     http_status = 413
     default_code = "payload_too_large"
+
+
+class RequestTimeout(RequestError):
+    """The client stopped sending before its request was complete."""
+
+    http_status = 408
+    default_code = "request_timeout"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body's Content-Type or Content-Encoding is not one this route reads."""
+
+    http_status = 415
+    default_code = "unsupported_media_type"
 
 
 class RequestAborted(RequestError):
