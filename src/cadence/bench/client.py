@@ -130,7 +130,7 @@ async def send(client: httpx.AsyncClient, target: Target, text: str, index: int)
                 await response.aread()
                 error = f"HTTP {response.status_code}: {response.text[:200]}"
             else:
-                parts = response.aiter_raw() if target.endpoint == "speech" else _chat_audio(response)
+                parts = response.aiter_bytes() if target.endpoint == "speech" else _chat_audio(response)
                 async for data in parts:
                     meter.feed(data, time.perf_counter())
                     num_bytes += len(data)

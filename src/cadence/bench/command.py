@@ -169,14 +169,18 @@ async def _main(options: dict[str, Any]) -> bool:
             num_warmup=options["warmup"],
             seed=options["seed"],
         )
-        say(
-            f"{target.model} at {url} ({'Cadence ' if info.is_cadence else ''}{info.version or 'version unknown'})"
-        )
+        kind = "Cadence" if info.is_cadence else "version"
+        say(f"{target.model} at {url} ({kind} {info.version or 'unknown'})")
         runs = await run_plan(client, target, info, plan, prompts, say)
     summaries = [summarise(run) for run in runs]
     click.echo(markdown(summaries))
-    context = {"model": target.model, "server_version": info.version, "endpoint": target.endpoint}
-    context |= {"measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "prompts": list(prompts)}
+    context: dict[str, Any] = {
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "model": target.model,
+        "server_version": info.version,
+        "endpoint": target.endpoint,
+        "prompts": list(prompts),
+    }
     if options["json_path"]:
         options["json_path"].write_text(json.dumps(to_json(context, runs), indent=1) + "\n")
     if options["plot_path"]:

@@ -13,6 +13,10 @@ from cadence.bench.load import Run
 __all__ = ["GAP_S", "Summary", "markdown", "percentile", "save_plot", "summarise", "to_json"]
 
 GAP_S = 0.1  # a stall longer than this is heard: the stream then counts as not continuous
+FULL_HEAD = (
+    "Mode | Load | OK | Failed | TTFP p50 | TTFP p95 | E2E p50 | E2E p95 | RTF p50 | RTF p95"
+    " | Audio s/s | Gap-free | Worst stall"
+).split(" | ")
 TITLES = {"async_chunk": "Async Chunk", "sequential": "Sequential", "default": "Server's own"}
 
 
@@ -108,8 +112,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
         ),
     )
     full = _table(
-        ["Mode", "Load", "OK", "Failed", "TTFP p50", "TTFP p95", "E2E p50", "E2E p95", "RTF p50", "RTF p95"]
-        + ["Audio s/s", "Gap-free", "Worst stall"],
+        FULL_HEAD,
         (
             [
                 TITLES.get(s.mode, s.mode),
