@@ -70,7 +70,7 @@ def write_speech_tokenizer(path: Path, draw: Draw) -> None:
         node("Cast", ["sum"], ["indices"], to=onnx.TensorProto.INT32),
     ]
     constants = [
-        tensor(draw("tokenizer.kernel", (8, 128, 4), 0.09), "kernel"),
+        tensor(draw("tokenizer.kernel", (8, 128, 4), 0.15), "kernel"),
         tensor(draw("tokenizer.bias", (8,), 0.4), "bias"),
         tensor((3.0 ** np.arange(8)).astype(np.float32).reshape(1, 8, 1), "powers"),
         tensor(np.float32(0.0), "silence"),
