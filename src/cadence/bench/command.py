@@ -136,7 +136,9 @@ def bench(**options: Any) -> None:
     try:
         failed = asyncio.run(_main(options))
     except CadenceError as error:
-        raise click.ClickException(str(error)) from error
+        failure = click.ClickException(str(error))
+        failure.exit_code = 2
+        raise failure from error
     if failed:
         sys.exit(1)
 

@@ -14,9 +14,9 @@ __all__ = ["GAP_S", "Summary", "markdown", "percentile", "save_plot", "summarise
 
 GAP_S = 0.1  # a stall longer than this is heard: the stream then counts as not continuous
 FULL_HEAD = (
-    "Mode | Load | OK | Failed | TTFP p50 | TTFP p95 | E2E p50 | E2E p95 | RTF p50 | RTF p95"
-    " | Audio s/s | Gap-free | Worst stall"
-).split(" | ")
+    *("Mode", "Load", "OK", "Failed", "TTFP p50", "TTFP p95", "E2E p50", "E2E p95"),
+    *("RTF p50", "RTF p95", "Audio s/s", "Gap-free", "Worst stall"),
+)
 TITLES = {"async_chunk": "Async Chunk", "sequential": "Sequential", "default": "Server's own"}
 
 

@@ -1,0 +1,151 @@
+"""`cadence serve`: flags and YAML to a `ServeConfig`, then load, then listen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from cadence.cli.default_model import default_model
+from cadence.cli.options import ServeCommand
+from cadence.cli.progress import LoadingDisplay
+from cadence.config import ServeConfig
+
+__all__ = ["build_config", "notices", "serve"]
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+# flags of `vllm serve` that change nothing here, and why
+NO_EFFECT = {
+    "omni": "--omni is not needed: text and speech are always served.",
+    "trust_remote_code": "--trust-remote-code is not needed: no remote code is run.",
+    "enforce_eager": "--enforce-eager is not needed: the stages run eagerly.",
+    "gpu_memory_utilization": "--gpu-memory-utilization does not apply: memory is bounded by --max-num-seqs and "
+    "--max-model-len.",
+    "tensor_parallel_size": "--tensor-parallel-size does not apply: each stage runs on one device.",
+}
+
+
+@click.command(cls=ServeCommand)
+@click.argument("model", required=False)
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: 8092]")
+@click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
+@click.option("--dtype", help="auto, float32, bfloat16, float16.  [default: auto]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each stage.")
+@click.option(
+    "--deploy-config",
+    "--stage-configs-path",
+    "deploy_config",
+    type=click.Path(path_type=Path),
+    help="vLLM-Omni stage YAML, either schema.",
+)
+@click.option(
+    "--async-chunk/--no-async-chunk", default=None, help="Speak while still thinking.  [default: on]"
+)
+@click.option("--served-model-name", multiple=True, help="Names that requests may use; several allowed.")
+@click.option("--api-key", multiple=True, help="Keys that requests must carry one of; several allowed.")
+@click.option("--max-num-seqs", type=click.IntRange(1), help="Requests computed at once, per stage.")
+@click.option("--max-model-len", type=click.IntRange(1), help="Context length in tokens.")
+@click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens per step of the Thinker.")
+@click.option("--in-process", is_flag=True, help="Run both stages in this process, without workers.")
+@click.option("--allowed-origins", multiple=True, help="Browser origins that may call; several allowed.")
+@click.option("--allowed-local-media-path", help="Folder that file:// audio may come from.")
+@click.option("--allowed-media-domains", multiple=True, help="Hosts that audio URLs may point to.")
+@click.option(
+    "--url-fetch/--no-url-fetch", default=None, help="Fetch audio from URLs.  [default: on, public hosts]"
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--omni", is_flag=True, hidden=True)
+@click.option("--trust-remote-code", is_flag=True, hidden=True)
+@click.option("--enforce-eager", is_flag=True, hidden=True)
+@click.option("--gpu-memory-utilization", type=float, hidden=True)
+@click.option("--tensor-parallel-size", "-tp", type=int, hidden=True)
+def serve(**options: Any) -> None:
+    """Serve MODEL, a checkpoint folder or a Hugging Face id, over the OpenAI API.
+
+    Without MODEL, the one inside the package. The flags of `vllm serve --omni` work; API keys may also
+    come from CADENCE_API_KEY or VLLM_API_KEY.
+    """
+    console = Console(stderr=True, highlight=False)
+    logging.basicConfig(
+        level=options["log_level"].upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for line in notices(options):
+        console.print(f"Note: {line}", style="dim")
+    config = build_config(options, say=console.print)
+    if config.server.host not in LOOPBACK and not config.server.api_keys:
+        console.print(
+            f"Warning: listening on {config.server.host} without an API key: whoever reaches this port can use it. "
+            "Set --api-key.",
+            style="yellow",
+        )
+    asyncio.run(_serve(config, console))
+
+
+def notices(options: Mapping[str, Any]) -> list[str]:
+    """One line for each given flag that changes nothing."""
+    return [line for name, line in NO_EFFECT.items() if options[name] not in (False, None)]
+
+
+def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> ServeConfig:
+    """Flags over the YAML file over defaults. Flags that were not given leave the rest alone.
+
+    Raises:
+        ConfigError: a value or file is wrong, or the model cannot be found.
+    """
+    if options["deploy_config"] is None:
+        base = ServeConfig(model="")
+    else:
+        base = load_deploy_config(options["deploy_config"])
+    stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
+    thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens")
+    engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
+    server = _given(options, "host", "port", "allowed_local_media_path")
+    if options["url_fetch"] is not None:
+        server["allow_url_fetch"] = options["url_fetch"]
+    for name in ("allowed_origins", "allowed_media_domains"):
+        if options[name]:
+            server[name] = options[name]
+    if keys := options["api_key"] or _keys_of_environment():
+        server["api_keys"] = keys
+    return replace(
+        base,
+        model=options["model"] or base.model or str(default_model(say)),
+        served_model_names=options["served_model_name"] or base.served_model_names,
+        thinker=replace(base.thinker, **thinker),
+        token2wav=replace(base.token2wav, **stage),
+        engine=replace(base.engine, **engine),
+        server=replace(base.server, **server),
+    )
+
+
+def _given(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the named options that were given."""
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def _keys_of_environment() -> tuple[str, ...]:
+    """Keys of CADENCE_API_KEY or VLLM_API_KEY, several between commas."""
+    text = os.environ.get("CADENCE_API_KEY") or os.environ.get("VLLM_API_KEY") or ""
+    return tuple(key.strip() for key in text.split(",") if key.strip())
+
+
+async def _serve(config: ServeConfig, console: Console) -> None:
+    """Load with a progress display, then answer requests until a signal comes."""
+    from cadence.engine import start_engine
+    from cadence.server.app import run_server
+
+    console.print(f"Loading {config.model}")
+    with LoadingDisplay(console) as display:
+        engine = await start_engine(config, progress=display.report)
+    try:
+        await run_server(engine, config.server)
+    finally:
+        await engine.aclose()

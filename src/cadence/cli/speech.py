@@ -1,0 +1,123 @@
+"""`cadence say`, `transcribe` and `voices`: one request each."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cadence.cli.backend import audio_part, connect, connection_options, failure, say_err
+from cadence.errors import InvalidRequest
+
+__all__ = ["say", "transcribe", "voices"]
+
+# StepFun's own task prompt for speech recognition: "Write down the speech you hear."
+ASR_PROMPT = "请记录下你所听到的语音内容。"
+FORMATS = ("wav", "mp3", "opus", "flac", "aac", "pcm")
+SUFFIXES = {".ogg": "opus", ".m4a": "aac"} | {f".{name}": name for name in FORMATS}
+
+
+@click.command()
+@click.argument("text")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("speech.wav"),
+    show_default=True,
+    help="File to write; its suffix is the format. `-` is stdout.",
+)
+@click.option("--voice", default="default", show_default=True)
+@click.option("--instructions", help="How to read: replaces the system prompt.")
+@click.option("--speed", type=click.FloatRange(0.25, 4.0), help="1 is natural.")
+@click.option("--seed", type=int, help="Same seed, same speech.")
+@connection_options
+def say(**options: Any) -> None:
+    """Speak TEXT into an audio file. TEXT `-` is read from stdin.
+
+    Uses the server on the default port when one runs, else loads the model in this process.
+    """
+    asyncio.run(_say(options))
+
+
+async def _say(options: dict[str, Any]) -> None:
+    text = sys.stdin.read() if options["text"] == "-" else options["text"]
+    output: Path = options["output"]
+    to_stdout = str(output) == "-"
+    body = {"input": text, "voice": options["voice"], "response_format": _format(output, to_stdout)}
+    body |= {k: options[k] for k in ("instructions", "speed", "seed") if options[k] is not None}
+    async with connect(options["url"], options["model"], options["api_key"]) as client:
+        start_s, num_bytes = time.perf_counter(), 0
+        async with client.stream("POST", "/v1/audio/speech", json=body) as response:
+            if response.is_error:
+                await response.aread()
+                raise failure(response)
+            with sys.stdout.buffer if to_stdout else output.open("wb") as file:
+                async for data in response.aiter_bytes():
+                    num_bytes += file.write(data)
+        took_s = time.perf_counter() - start_s
+    if not to_stdout:
+        say_err(f"{output}: {num_bytes / 1000:.0f} kB in {took_s:.1f} s")
+
+
+def _format(output: Path, to_stdout: bool) -> str:
+    """The audio format a file name asks for."""
+    if to_stdout:
+        return "wav"
+    name = SUFFIXES.get(output.suffix.lower())
+    if name is None:
+        raise InvalidRequest(
+            f"Cannot tell the audio format of {output}: use a suffix of {', '.join(SUFFIXES)}."
+        )
+    return name
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--prompt", default=ASR_PROMPT, help="System prompt.  [default: the model's own for recognition]"
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0.0, 2.0), default=0.0, show_default=True)
+@connection_options
+def transcribe(**options: Any) -> None:
+    """Write down what the audio FILE says. Any common format, any sample rate."""
+    asyncio.run(_transcribe(options))
+
+
+async def _transcribe(options: dict[str, Any]) -> None:
+    sound = audio_part(options["file"])
+    body = {
+        "messages": [{"role": "system", "content": options["prompt"]}, {"role": "user", "content": [sound]}],
+        "modalities": ["text"],
+        "temperature": options["temperature"],
+        "max_tokens": options["max_tokens"],
+    }
+    async with connect(options["url"], options["model"], options["api_key"]) as client:
+        response = await client.post("/v1/chat/completions", json=body)
+    if response.is_error:
+        raise failure(response)
+    choice = response.json()["choices"][0]
+    click.echo(choice["message"]["content"])
+    if choice["finish_reason"] == "length":
+        say_err(f"Cut off at --max-tokens {options['max_tokens']}.")
+
+
+@click.command()
+@connection_options
+def voices(**options: Any) -> None:
+    """List the voices, the default first."""
+    asyncio.run(_voices(options))
+
+
+async def _voices(options: dict[str, Any]) -> None:
+    async with connect(options["url"], options["model"], options["api_key"]) as client:
+        response = await client.get("/v1/audio/voices")
+    if response.is_error:
+        raise failure(response)
+    for voice in response.json()["voices"]:
+        click.echo(voice["id"] if isinstance(voice, dict) else voice)
