@@ -137,8 +137,9 @@ def main() -> int:
         return 1
     num_audio = 0
     for choice in completion.choices:
-        if choice.message.content:
-            print(f"Text output: {choice.message.content}")
+        spoken = choice.message.audio.transcript if choice.message.audio else None
+        if text := choice.message.content or spoken:
+            print(f"Text output: {text}")
         if choice.message.audio:
             args.output_dir.mkdir(parents=True, exist_ok=True)
             path = args.output_dir / f"audio_{num_audio}.wav"

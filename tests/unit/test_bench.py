@@ -238,7 +238,7 @@ def test_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "unknown mode 'fast'" in run(bench, ["--modes", "fast"]).output
     assert "above zero" in run(bench, ["--concurrency", "0"]).output
     answer = run(bench, ["--url", "http://127.0.0.1:9"])
-    assert answer.exit_code == 1 and "No OpenAI-compatible server" in answer.output
+    assert answer.exit_code == 2 and "No OpenAI-compatible server" in answer.output
 
 
 def test_prompts_come_from_a_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ COMMANDS = {
     "chat": ("cadence.cli.chat", "chat", "Talk with the model in the terminal."),
     "voices": ("cadence.cli.speech", "voices", "List the voices."),
     "bench": ("cadence.bench.command", "bench", "Measure a running server."),
-    "doctor": ("cadence.doctor", "doctor", "Check a checkpoint, part by part."),
+    "doctor": ("cadence.doctor.command", "doctor", "Check a checkpoint, part by part."),
 }
 
 
