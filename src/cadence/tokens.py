@@ -34,15 +34,14 @@ _NAMES = {
     "tts_pad": "<tts_pad>",
 }
 _SOUND_MARKERS = ("audio_end", "audio_patch", "tts_start", "tts_end", "tts_pad")
-_REASONING_PAIRS = (("<think>", "</think>"), ("<|THINK_START|>", "<|THINK_END|>"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialIds:
     """The ids that prompt, sampler and router steer by. Build with `from_vocab`.
 
-    `eos` is the tokenizer's own end token; `think_start`/`think_end` are None where the vocabulary
-    has no pair of reasoning markers.
+    `eos` is the tokenizer's own end token; `think` is the id of `<think>` where that is one token
+    (elsewhere it is spelled as ordinary text).
     """
 
     bot: int
@@ -56,8 +55,7 @@ class SpecialIds:
     tts_pad: int
     audio_0: int
     eos: int
-    think_start: int | None = None
-    think_end: int | None = None
+    think: int | None = None
 
     @property
     def text_limit(self) -> int:
@@ -139,13 +137,7 @@ class SpecialIds:
         if eos_name not in vocab:
             raise CheckpointError(f"{source} names {eos_name!r} as its end token but has no such token.")
         _check_ranges(ids, vocab, source)
-        think = next(((vocab[a], vocab[b]) for a, b in _REASONING_PAIRS if a in vocab and b in vocab), None)
-        special = cls(
-            **ids,
-            eos=vocab[eos_name],
-            think_start=think[0] if think else None,
-            think_end=think[1] if think else None,
-        )
+        special = cls(**ids, eos=vocab[eos_name], think=vocab.get("<think>"))
         if config is not None:
             special.check_config(config, source=source)
         return special

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadence.audio.resample import StreamResampler
+from cadence.audio.riff import is_riff, plain_wav
 from cadence.errors import InvalidAudio, PayloadTooLarge
 from cadence.types import INPUT_RATE_HZ
 
@@ -156,6 +157,8 @@ def _blocks(data: bytes, limits: _Limits) -> Iterator[tuple[NDArray[np.float32],
     """Yield decoded blocks, float32 [C, S] with S >= 1, and their rate; one rate for the whole file."""
     if not data:
         raise InvalidAudio("The audio is empty.", param=limits.param)
+    if is_riff(data):
+        data = plain_wav(data, param=limits.param)
     broken = InvalidAudio("The audio cannot be decoded.", param=limits.param)
     try:
         container = av.open(io.BytesIO(data), options=_OPEN_OPTIONS, metadata_errors="replace")
