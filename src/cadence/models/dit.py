@@ -1,0 +1,248 @@
+"""The flow's velocity estimator: a diffusion transformer whose blocks also hold a causal convolution.
+
+Each block adds attention, convolution and MLP, each normalised, shifted, scaled and gated by nine
+vectors that depend on the time step alone; for a fixed schedule they are computed once. Attention has
+no positions: the convolutions order the frames.
+
+Rows are packed (`models.rows`): a span of G × n rows is one sequence, G = 2 when the unguided copy runs
+beside the guided one. A span's `DiTMemory` says what lies before its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cadence.models.flow_config import DiTConfig
+from cadence.models.rows import RowConv, pack, unpack
+
+__all__ = ["DiT", "DiTMemory", "DiTSpan", "Modulation", "NoDiTMemory"]
+
+_NUM_PARTS = 9  # shift, scale, gate for attention, MLP and convolution, in this order
+_TIME_FEATURES = 256
+_TIME_SCALE = 1000.0
+_NORM_EPS = 1e-6
+CONV_HISTORY = 2  # kernel 3, causal
+
+
+class DiTMemory(Protocol):
+    """What one span's layers see of the frames before its rows, at one step of the solver."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of [G, heads, n, d] queries over the past and the new frames."""
+        ...
+
+    def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
+        """Rows [G, n, C] with the two rows before them in front, [G, n + 2, C]."""
+        ...
+
+
+class NoDiTMemory:
+    """A whole sequence: it attends within itself, through `mask` [n, n] (True = visible) if given."""
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        self._mask = mask
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention within the span."""
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
+
+    def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
+        """Zeros in front."""
+        return F.pad(rows, (0, 0, CONV_HISTORY, 0))
+
+
+class DiTSpan(NamedTuple):
+    """`groups` × `frames` rows that belong together."""
+
+    groups: int
+    frames: int
+    memory: DiTMemory
+
+
+class Modulation(NamedTuple):
+    """Modulating vectors: `blocks` [depth, 9, C] and `final` [2, C], scales with their 1 added.
+
+    With one time step per row, [depth, 9, R, C] and [2, R, C].
+    """
+
+    blocks: Tensor
+    final: Tensor
+
+
+def _modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights of its own, then x * scale + shift."""
+    if shift.dim() == 1:
+        return F.layer_norm(x, x.shape[-1:], scale, shift, _NORM_EPS)
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=_NORM_EPS), scale)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        inner = config.num_heads * config.head_dim
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.to_q = nn.Linear(config.hidden, inner)
+        self.to_k = nn.Linear(config.hidden, inner)
+        self.to_v = nn.Linear(config.hidden, inner)
+        self.q_norm = nn.LayerNorm(config.head_dim)
+        self.k_norm = nn.LayerNorm(config.head_dim)
+        self.proj = nn.Linear(inner, config.hidden)
+
+    def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
+        """Packed rows [R, C] to [R, C]."""
+        heads = (-1, self.num_heads, self.head_dim)
+        sizes = [span.groups * span.frames for span in spans]
+        queries = unpack(self.q_norm(self.to_q(x).view(heads)), sizes)
+        keys = unpack(self.k_norm(self.to_k(x).view(heads)), sizes)
+        values = unpack(self.to_v(x).view(heads), sizes)
+        outputs = []
+        for span, q, k, v in zip(spans, queries, keys, values, strict=True):
+            shape = (span.groups, span.frames, *heads[1:])
+            found = span.memory.attend(layer, *(part.view(shape).transpose(1, 2) for part in (q, k, v)))
+            outputs.append(found.transpose(1, 2).reshape(span.groups * span.frames, -1))
+        output: Tensor = self.proj(pack(outputs))
+        return output
+
+
+class _ConvBlock(nn.Module):
+    """Causal convolution, norm, Mish, causal convolution. The indices are the checkpoint's names."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleDict(
+            {"1": RowConv(hidden, hidden, 3), "3": nn.LayerNorm(hidden), "6": RowConv(hidden, hidden, 3)}
+        )
+
+    def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
+        """Packed rows [R, C] to [R, C]."""
+        x = self._conv("1", 0, x, spans, layer)
+        x = F.mish(self.block["3"](x))
+        return self._conv("6", 1, x, spans, layer)
+
+    def _conv(self, name: str, conv: int, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
+        parts = unpack(x, [span.groups * span.frames for span in spans])
+        padded = [
+            span.memory.precede(layer, conv, part.view(span.groups, span.frames, -1))
+            for span, part in zip(spans, parts, strict=True)
+        ]
+        module = self.block[name]
+        assert isinstance(module, RowConv)
+        return pack([rows.flatten(0, 1) for rows in module.rows(padded)])
+
+
+class _MLP(nn.Module):
+    def __init__(self, hidden: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden, inner)
+        self.fc2 = nn.Linear(inner, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return output
+
+
+class _Block(nn.Module):
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.attn = _Attention(config)
+        self.mlp = _MLP(config.hidden, int(config.hidden * config.mlp_ratio))
+        self.conv = _ConvBlock(config.hidden)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, _NUM_PARTS * config.hidden))
+
+    def forward(self, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
+        """Packed rows [R, C]; `parts` are the nine modulating vectors."""
+        attn_parts, mlp_parts, conv_parts = parts[0:3], parts[3:6], parts[6:9]
+        x = torch.addcmul(x, attn_parts[2], self.attn(_modulated_norm(x, *attn_parts[:2]), spans, layer))
+        x = torch.addcmul(x, conv_parts[2], self.conv(_modulated_norm(x, *conv_parts[:2]), spans, layer))
+        return torch.addcmul(x, mlp_parts[2], self.mlp(_modulated_norm(x, *mlp_parts[:2])))
+
+
+class _TimeEmbedder(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(_TIME_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Times [T] in 0..1 to [T, C]."""
+        half = _TIME_FEATURES // 2
+        rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
+        angles = (t.float() * _TIME_SCALE)[:, None] * rates.to(t.device)
+        features = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+        output: Tensor = self.mlp(features.to(next(self.mlp.parameters()).dtype))
+        return output
+
+
+class _FinalLayer(nn.Module):
+    def __init__(self, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+        self.linear = nn.Linear(hidden, out_channels)
+
+
+class DiT(nn.Module):
+    """The estimator: packed noisy frames and their conditions to velocities."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.t_embedder = _TimeEmbedder(config.hidden)
+        self.in_proj = nn.Linear(config.in_channels, config.hidden)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.final_layer = _FinalLayer(config.hidden, config.out_channels)
+
+    def modulation(self, t: Tensor) -> list[Modulation]:
+        """The modulating vectors of each of the times `t` [T]; they depend on nothing else."""
+        embedded = self.t_embedder(t)
+        blocks = torch.stack([self._parts(block, embedded, _NUM_PARTS) for block in self.blocks], dim=1)
+        final = self._parts(self.final_layer, embedded, 2)
+        return [Modulation(*pair) for pair in zip(blocks, final, strict=True)]
+
+    def _parts(self, owner: nn.Module, embedded: Tensor, count: int) -> Tensor:
+        """[T, count, C], every second of three (the last of two) being a scale with its 1 added."""
+        layer = owner.get_submodule("adaLN_modulation")
+        parts: Tensor = layer(embedded).view(len(embedded), count, -1)
+        is_scale = (torch.arange(count, device=parts.device) % 3 == 1).to(parts.dtype)
+        return parts + is_scale[None, :, None]
+
+    def project(self, mu: Tensor, speaker: Tensor, condition: Tensor) -> Tensor:
+        """The share of the input layer that stays the same over the solver's steps.
+
+        Args:
+            mu: [R, 80]. speaker: [R, 80] or [80]. condition: [R, 80].
+
+        Returns:
+            [R, C].
+        """
+        _, *weights = self._input_weights()
+        total = F.linear(mu, weights[0], self.in_proj.bias) + F.linear(speaker, weights[1])
+        return total + F.linear(condition, weights[2])
+
+    def _input_weights(self) -> tuple[Tensor, ...]:
+        return torch.chunk(self.in_proj.weight, 4, dim=1)
+
+    def forward(
+        self, x: Tensor, projected: Tensor, modulation: Modulation, spans: Sequence[DiTSpan]
+    ) -> Tensor:
+        """Velocities of packed rows.
+
+        Args:
+            x: noisy frames [R, 80].
+            projected: the conditions' share of the input layer, [R, C], from `project`.
+            modulation: of this step's time.
+            spans: what the rows are, in order.
+
+        Returns:
+            [R, 80].
+        """
+        h = projected + F.linear(x, self._input_weights()[0])
+        for layer, block in enumerate(self.blocks):
+            h = block(h, modulation.blocks[layer].unbind(0), spans, layer)
+        shift, scale = modulation.final.unbind(0)
+        output: Tensor = self.final_layer.linear(_modulated_norm(h, shift, scale))
+        return output

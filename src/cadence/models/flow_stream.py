@@ -1,0 +1,273 @@
+"""What the flow remembers: of a voice (once, read-only, shared) and of one stream (its own).
+
+A stream never copies its voice's keys and values: attention reads them where they are, next to the
+stream's own. New frames are written in place. A step takes effect when it is committed, so that a step
+that failed half-way can be run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cadence.models.conformer import UP_RATE
+from cadence.models.dit import CONV_HISTORY
+from cadence.models.flow_config import FlowConfig
+from cadence.models.frame_window import FrameWindow, WindowPlan
+from cadence.models.rows import attend
+
+__all__ = ["EncoderHistory", "FlowStream", "VoiceState"]
+
+GROUPS = 2  # guided and unguided rows
+_FIRST_CAPACITY = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VoiceState:
+    """The flow after a voice prompt of P codes. Read-only: every stream of the voice reads these tensors.
+
+    `keys_values` [steps, depth, 2, G·heads, 2P, d] and `conv` [steps, depth, 2, G, 2, C] belong to the
+    DiT; `encoder` holds keys and values [layers, 2, heads, n, d] per stage, `tails` the encoder's
+    convolutions' last rows; `speaker` [80] is projected.
+    """
+
+    speaker: Tensor
+    keys_values: Tensor
+    conv: Tensor
+    encoder: tuple[Tensor, Tensor]
+    tails: dict[str, Tensor]
+
+    @property
+    def num_frames(self) -> int:
+        """Mel frames of the prompt."""
+        return self.keys_values.shape[4]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        tensors = (self.speaker, self.keys_values, self.conv, *self.encoder, *self.tails.values())
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class _Log:
+    """Keys and values of one encoder stage: the voice's, then a sliding window of the stream's own."""
+
+    def __init__(
+        self, prefix: Tensor | None, shape: tuple[int, int, int], max_length: int, like: Tensor
+    ) -> None:
+        """`shape` is (layers, heads, d); the stream's own part never holds more than `max_length`."""
+        self._prefix, self._max = prefix, max_length
+        layers, heads, dim = shape
+        self.own = like.new_empty(layers, 2, heads, 0, dim)
+        self.used = self._new = 0
+
+    def begin(self, count: int) -> None:
+        """Make room for `count` frames. At the bound, the oldest quarter goes."""
+        self._new = count
+        if self.used + count > self._max:
+            keep = max(0, min(self.used, self._max - count) - self._max // 4)
+            # Cloned, because source and target overlap.
+            self.own[..., :keep, :] = self.own[..., self.used - keep : self.used, :].clone()
+            self.used = keep
+        self.own = _grown(self.own, self.used, self.used + count, self._max)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Write the new frames' [heads, n, d]; everything remembered, oldest first."""
+        store, stop = self.own[layer], self.used + self._new
+        store[0, :, self.used : stop] = keys
+        store[1, :, self.used : stop] = values
+        own = (store[0, :, :stop], store[1, :, :stop])
+        return [own] if self._prefix is None else [(self._prefix[layer, 0], self._prefix[layer, 1]), own]
+
+    def commit(self) -> None:
+        """Keep what was written."""
+        self.used += self._new
+
+
+def _grown(store: Tensor, used: int, needed: int, limit: int) -> Tensor:
+    """`store` with room for `needed` frames on its second last axis; doubles, so copies stay rare."""
+    capacity = store.shape[-2]
+    if needed <= capacity:
+        return store
+    wider = max(needed, min(max(2 * capacity, _FIRST_CAPACITY), limit))
+    grown = store.new_empty(*store.shape[:-2], wider, store.shape[-1])
+    grown[..., :used, :] = store[..., :used, :]
+    return grown
+
+
+class EncoderHistory:
+    """A stream's `EncoderMemory`.
+
+    The reference attends to all of a stream and breaks at 5000 positions. Here the stream's newest
+    `max_codes` are exact history and older ones are forgotten; the prompt then stands directly before
+    what is left, so that distances stay in the range the model was trained on.
+    """
+
+    def __init__(self, config: FlowConfig, voice: VoiceState | None, max_codes: int, like: Tensor) -> None:
+        encoder = config.encoder
+        head_dim = encoder.hidden // encoder.num_heads
+        counts = (encoder.num_blocks, encoder.num_up_blocks)
+        self._logs = [
+            _Log(
+                None if voice is None else voice.encoder[stage],
+                (count, encoder.num_heads, head_dim),
+                max_codes * UP_RATE**stage,
+                like,
+            )
+            for stage, count in enumerate(counts)
+        ]
+        self.tails: dict[str, Tensor] = {} if voice is None else dict(voice.tails)
+        self._new_tails: dict[str, Tensor] = {}
+
+    def begin(self, num_codes: int) -> None:
+        """Make room for the codes that the next step renders."""
+        for stage, log in enumerate(self._logs):
+            log.begin(num_codes * UP_RATE**stage)
+        self._new_tails = {}
+
+    def extend(self, stage: int, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Write new frames; all keys and values, oldest first."""
+        return self._logs[stage].extend(layer, keys, values)
+
+    def precede(self, name: str, rows: Tensor, count: int) -> Tensor:
+        """Rows with the stream's last `count` rows in front."""
+        tail = self.tails.get(name)
+        padded = F.pad(rows, (0, 0, count, 0)) if tail is None else torch.cat([tail, rows])
+        self._new_tails[name] = padded[-count:].clone()
+        return padded
+
+    def mask(self, stage: int, start: int, count: int, length: int) -> Tensor | None:
+        """Everything remembered is visible."""
+        return None
+
+    def commit(self) -> None:
+        """Keep what the step wrote."""
+        for log in self._logs:
+            log.commit()
+        self.tails = self._new_tails
+
+    def snapshot(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of both stages, without spare room."""
+        low, high = (log.own[..., : log.used, :].clone() for log in self._logs)
+        return low, high
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return sum(log.own.nbytes for log in self._logs) + sum(tail.nbytes for tail in self.tails.values())
+
+
+class FlowStream:
+    """One stream's state in the flow; `begin`, run the layers, `commit`."""
+
+    def __init__(
+        self, config: FlowConfig, voice: VoiceState | None, *, num_steps: int, max_codes: int, like: Tensor
+    ) -> None:
+        """Without a voice, the stream is a prompt about to become one. `like` gives dtype and device."""
+        dit = config.dit
+        self.voice = voice
+        self.encoder = EncoderHistory(config, voice, max_codes, like)
+        self.window = FrameWindow(0 if voice is None else voice.num_frames)
+        heads = GROUPS * dit.num_heads
+        self._store = like.new_empty(num_steps, dit.depth, 2, heads, 0, dit.head_dim)
+        # Two generations: the layers read one and write the other; commit swaps them.
+        conv_shape = (2, num_steps, dit.depth, 2, GROUPS, CONV_HISTORY, dit.hidden)
+        self._conv = like.new_zeros(conv_shape)
+        if voice is not None:
+            self._conv[0] = voice.conv
+        self._live = 0
+        self._plan: WindowPlan | None = None
+
+    def begin(self, num_codes: int) -> WindowPlan:
+        """Make room for the frames of `num_codes`; where they go and where their noise starts."""
+        num_frames = num_codes * UP_RATE
+        self.encoder.begin(num_codes)
+        plan = self.window.plan(num_frames)
+        if len(plan.move_from):
+            source, target = (
+                torch.from_numpy(s).to(self._store.device) for s in (plan.move_from, plan.move_to)
+            )
+            self._store.index_copy_(4, target, self._store.index_select(4, source))
+            self.window.move(plan)
+        limit = num_frames if self.voice is None else self.window.max_own + num_frames
+        self._store = _grown(self._store, plan.used - num_frames, plan.used, limit)
+        self._plan = plan
+        return plan
+
+    def memory(self, step: int) -> _StepMemory:
+        """The DiT's memory at one step of the solver."""
+        assert self._plan is not None, "begin comes first"
+        return _StepMemory(
+            self._store[step],
+            None if self.voice is None else self.voice.keys_values[step],
+            self._conv[self._live, step],
+            self._conv[1 - self._live, step],
+            self._plan,
+        )
+
+    def commit(self) -> None:
+        """Keep what the step wrote."""
+        assert self._plan is not None, "begin comes first"
+        self.encoder.commit()
+        self.window.commit(self._plan)
+        self._live, self._plan = 1 - self._live, None
+
+    def as_voice(self, speaker: Tensor) -> VoiceState:
+        """This stream, which was a prompt, as the state that others start from."""
+        return VoiceState(
+            speaker=speaker,
+            keys_values=self._store,
+            conv=self._conv[self._live].clone(),
+            encoder=self.encoder.snapshot(),
+            tails=self.encoder.tails,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held, without the voice."""
+        return self._store.nbytes + self._conv.nbytes + self.encoder.num_bytes
+
+
+class _StepMemory:
+    """A stream's `DiTMemory` at one step: keys and values [depth, 2, G·heads, n, d]."""
+
+    def __init__(
+        self, own: Tensor, prompt: Tensor | None, conv: Tensor, next_conv: Tensor, plan: WindowPlan
+    ) -> None:
+        self._own, self._prompt, self._conv, self._next_conv, self._plan = own, prompt, conv, next_conv, plan
+        slots = plan.slots
+        first, last = int(slots[0]), int(slots[-1])
+        contiguous = last - first + 1 == len(slots)
+        self._slots: slice | Tensor = (
+            slice(first, last + 1) if contiguous else torch.from_numpy(slots).to(own.device)
+        )
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Write the new frames into their slots, then attend to the whole window."""
+        groups, heads, count, dim = queries.shape
+        own = self._own[layer]
+        own[0][:, self._slots] = keys.reshape(-1, count, dim)
+        own[1][:, self._slots] = values.reshape(-1, count, dim)
+        used = self._plan.used
+        if self._prompt is None and used == count:
+            # A whole prompt at once: the fused kernel spares the score matrix.
+            return F.scaled_dot_product_attention(queries, keys, values)
+        found = attend(queries.reshape(-1, count, dim), self._segments(layer, own, used), dim**-0.5)
+        return found.view(groups, heads, count, dim)
+
+    def _segments(self, layer: int, own: Tensor, used: int) -> Sequence[tuple[Tensor, Tensor]]:
+        segments = [(own[0, :, :used], own[1, :, :used])]
+        if self._prompt is not None:
+            keys, values = self._prompt[layer]
+            segments += [(keys[:, a:b], values[:, a:b]) for a, b in self._plan.prompt_runs]
+        return segments
+
+    def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
+        """Rows with the stream's last two in front."""
+        padded = torch.cat([self._conv[layer, conv], rows], dim=1)
+        self._next_conv[layer, conv] = padded[:, -CONV_HISTORY:]
+        return padded
