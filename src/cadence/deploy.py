@@ -183,7 +183,7 @@ def _read_engine(section: Section, stage: _Stage) -> None:
 def _read_sampling(section: Section, stage: _Stage, is_thinker: bool) -> None:
     """The Thinker's defaults; Token2Wav's are placeholders that its engine needed."""
     if not is_thinker:
-        section.set_aside(["default_sampling_params"])
+        section.set_aside(["default_sampling_params"], of="Token2Wav")
         return
     given = section.section("default_sampling_params")
     values: dict[str, Any] = {

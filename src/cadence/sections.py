@@ -28,7 +28,10 @@ class Notes:
         """One line for all keys set aside, then the sentences."""
         if not self.ignored:
             return list(self.sentences)
-        return [f"{file.name}: keys that do not apply to Cadence: {', '.join(self.ignored)}.", *self.sentences]
+        return [
+            f"{file.name}: keys that do not apply to Cadence: {', '.join(self.ignored)}.",
+            *self.sentences,
+        ]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -133,12 +136,12 @@ class Section:
             for index, item in enumerate(value or [])
         ]
 
-    def set_aside(self, keys: Iterable[str]) -> None:
-        """Note keys that are known but do not apply, whatever they hold."""
+    def set_aside(self, keys: Iterable[str], *, of: str = "") -> None:
+        """Note keys that are known but do not apply, whatever they hold; `of` says more in the note."""
         for key in keys:
             self._seen.append(key)
             if self._left.pop(key, None) is not None:
-                self._notes.ignored[key] = None
+                self._notes.ignored[f"{key} of {of}" if of else key] = None
 
     def end(self) -> None:
         """Refuse what nobody took."""
