@@ -114,6 +114,7 @@ class Request:
     `verbatim`: text that the answer must speak word for word (`output` is then "speech").
     `async_chunk`: stream token chunks between the stages; None = as the server is configured.
     `deadline_s`: whole time allowed, from submission; None = the engine's default.
+    `audio_seed`: seed of the sound where it is to differ from the sampling's.
     """
 
     request_id: str
@@ -124,6 +125,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     async_chunk: bool | None = None
     deadline_s: float | None = None
+    audio_seed: int | None = None
 
 
 # ------------------------------------------------------------------ what a caller gets

@@ -1,0 +1,58 @@
+"""What every route of one server shares."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+
+from cadence.config import ServerConfig
+from cadence.engine_base import EngineClient
+from cadence.errors import NotFound
+from cadence.types import ModelInfo
+
+MAX_DECODERS = 4  # at once: bounds memory, and leaves cores to the model
+
+__all__ = ["Context", "new_id"]
+
+
+@dataclass(slots=True)
+class Context:
+    """The engine, the configuration and the server's own state.
+
+    `draining`: shutting down, new work is refused. `num_inflight`: requests being read or answered.
+    `decoders`: places for decoding audio.
+    """
+
+    engine: EngineClient
+    config: ServerConfig
+    draining: bool = False
+    num_inflight: int = 0
+    decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
+
+    def model_names(self) -> tuple[str, ...]:
+        """Names a request may use, the model's own first."""
+        info: ModelInfo = self.engine.info
+        return (info.model_id, *(name for name in info.aliases if name != info.model_id))
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer with; None asks for the one model there is.
+
+        Raises:
+            NotFound: another model.
+        """
+        if name is None:
+            return self.engine.info.model_id
+        if name not in self.model_names():
+            raise NotFound(
+                f"The model {name[:200]!r} is not served here.",
+                param="model",
+                code="model_not_found",
+                hint=f"This server has: {', '.join(self.model_names())}.",
+            )
+        return name
+
+
+def new_id() -> str:
+    """16 random hexadecimal digits."""
+    return secrets.token_hex(8)

@@ -1,0 +1,114 @@
+"""The OpenAPI document: what each route takes and every way it can answer.
+
+Bodies are read and checked by our own code (`body`, `schema`), so their descriptions are added here
+rather than derived from handler signatures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from cadence.server.schema_answers import ChatCompletion, ErrorBody, Health, Load, Model, ModelList, Version
+from cadence.server.schema_chat import ChatBody
+from cadence.server.schema_speech import SpeechBody
+
+__all__ = ["CHAT_ROUTE", "SPEECH_ROUTE", "errors", "install_openapi", "json_answer"]
+
+_REF = "#/components/schemas/{model}"
+_BODIES: tuple[type[BaseModel], ...] = (ChatBody, SpeechBody)
+_ANSWERS: tuple[type[BaseModel], ...] = (ChatCompletion, ErrorBody, Health, Load, Model, ModelList, Version)
+_MEANINGS = {
+    400: "The request is not valid; `param` names the field.",
+    401: "No valid API key.",
+    403: "An audio URL or path that this server may not read.",
+    404: "No such model.",
+    408: "The client stopped sending.",
+    413: "The body or the audio in it is larger than allowed.",
+    415: "The body is not JSON.",
+    429: "Too many requests; see Retry-After.",
+    500: "The server failed.",
+    503: "Not ready, or shutting down; see Retry-After.",
+    504: "The answer took too long.",
+}
+_POST_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
+
+
+def _ref(kind: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=kind.__name__)}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Descriptions of error answers."""
+    content = {"application/json": {"schema": _ref(ErrorBody)}}
+    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+
+
+def json_answer(kind: type[BaseModel], text: str) -> dict[int | str, dict[str, Any]]:
+    """Description of a 200 with a JSON body."""
+    return {200: {"description": text, "content": {"application/json": {"schema": _ref(kind)}}}}
+
+
+def _post(kind: type[BaseModel], summary: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a POST route."""
+    body = {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
+    return {
+        "summary": summary,
+        "response_model": None,
+        "responses": {200: answer, **errors(*_POST_ERRORS)},
+        "openapi_extra": {"requestBody": body},
+    }
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_EVENTS = {"schema": {"type": "string"}}
+
+SPEECH_ROUTE = _post(
+    SpeechBody,
+    "Read a text aloud",
+    {
+        "description": "The sound, or server-sent events with it.",
+        "content": {"audio/wav": _BINARY, "audio/pcm": _BINARY, "text/event-stream": _EVENTS},
+    },
+)
+CHAT_ROUTE = _post(
+    ChatBody,
+    "Answer messages in text or speech",
+    {
+        "description": "The answer, or server-sent events with its chunks.",
+        "content": {"application/json": {"schema": _ref(ChatCompletion)}, "text/event-stream": _EVENTS},
+    },
+)
+
+
+def install_openapi(app: FastAPI, *, with_keys: bool) -> None:
+    """Make `app.openapi()` return the whole document."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, with_keys)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    components = found.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for kinds, mode in ((_BODIES, "validation"), (_ANSWERS, "serialization")):
+        described = models_json_schema([(kind, mode) for kind in kinds], ref_template=_REF)  # type: ignore[misc]
+        schemas.update(described[1].get("$defs", {}))
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for operations in found["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    if with_keys:
+        components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"apiKey": []}]
+    return found

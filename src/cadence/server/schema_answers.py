@@ -1,0 +1,139 @@
+"""What the server answers, described: made into JSON here, and shown in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "AudioAnswer",
+    "ChatCompletion",
+    "Choice",
+    "ChoiceMessage",
+    "ErrorBody",
+    "Health",
+    "Load",
+    "Model",
+    "ModelList",
+    "Version",
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(_Answer):
+    """What went wrong; `param` is the field at fault, `code` is for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(_Answer):
+    """Every error of this server."""
+
+    error: ErrorDetail
+
+
+class Model(_Answer):
+    """A name that requests may use."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "cadence"
+    root: str
+    parent: None = None
+    max_model_len: int
+    random_weights: bool
+    permission: list[dict[str, Any]] = []
+
+
+class ModelList(_Answer):
+    """All names."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(_Answer):
+    """State of the server and its stages."""
+
+    status: Literal["healthy", "ready", "alive"]
+    num_running: int
+    num_waiting: int
+    stages: dict[str, str]
+
+
+class Version(_Answer):
+    """The server's version."""
+
+    version: str
+
+
+class Load(_Answer):
+    """Requests in the server now, running or waiting."""
+
+    server_load: int
+
+
+class AudioAnswer(_Answer):
+    """A spoken answer: the whole file in base64."""
+
+    id: str
+    data: str
+    expires_at: int
+    transcript: str
+
+
+class ChoiceMessage(_Answer):
+    """One answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    audio: AudioAnswer | None = None
+
+
+class TopLogprob(_Answer):
+    """One token that was possible."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """One token that was chosen."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(_Answer):
+    """Log-probabilities of the text's tokens."""
+
+    content: list[TokenLogprob]
+
+
+class Choice(_Answer):
+    """One of `n` answers."""
+
+    index: int
+    message: ChoiceMessage
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(_Answer):
+    """The answer to a chat request."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: dict[str, Any]

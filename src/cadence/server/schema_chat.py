@@ -1,0 +1,202 @@
+"""The body of POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from cadence.server.schema import Body, Sampling, StopStrings
+from cadence.server.schema_speech import VoiceRef
+
+__all__ = [
+    "AudioOptions",
+    "AudioUrlPart",
+    "ChatBody",
+    "ChatMessage",
+    "InputAudioPart",
+    "StageSampling",
+    "TextContent",
+]
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopIds = Annotated[list[TokenId], Field(max_length=64)]
+Bias = Annotated[
+    dict[
+        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]
+    ],
+    Field(max_length=1024, description="Token id to what is added to its logit."),
+]
+Short = Annotated[str, Field(max_length=512)]
+
+
+class TextContent(Body):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class InputAudio(Body):
+    """A file in base64. Its bytes tell the format; `format` is checked for being one we read."""
+
+    data: str = Field(min_length=1)
+    format: Literal["wav", "mp3", "flac", "ogg", "opus", "m4a", "mp4", "aac", "webm"] | None = None
+
+
+class InputAudioPart(Body):
+    """Sound in the request itself."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class AudioUrl(Body):
+    """Where sound is: `data:`, `http(s):` or `file:`, as far as the server is configured to read them."""
+
+    url: str = Field(min_length=1)
+
+
+class AudioUrlPart(Body):
+    """Sound by URL; the URL may be given directly."""
+
+    type: Literal["audio_url"]
+    audio_url: Annotated[str, Field(min_length=1)] | AudioUrl
+
+
+ContentPart = Annotated[TextContent | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
+
+
+class ChatMessage(Body):
+    """One turn. `developer` means system, `human` means user; only user turns may hold sound."""
+
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "name": (),
+        "audio": (),
+        "tool_calls": ([],),
+        "tool_call_id": (),
+        "function_call": (),
+        "refusal": (),
+        "annotations": ([],),
+        "reasoning": (),
+        "reasoning_content": (),
+        "tts_content": (),
+        "eot": (True,),
+    }
+
+    role: Literal["system", "developer", "user", "human", "assistant"]
+    content: str | Annotated[list[ContentPart], Field(min_length=1, max_length=256)]
+
+
+class AudioOptions(Body):
+    """How a spoken answer is to sound and to be written."""
+
+    voice: str | VoiceRef | None = None
+    format: str | None = Field(
+        None,
+        description="Default: wav, and pcm16 when streaming, which is the only one then.",
+        json_schema_extra={"enum": ["wav", "pcm", "pcm16", None]},
+    )
+
+
+class StageSampling(Sampling):
+    """One stage's entry of `sampling_params_list`."""
+
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "skip_special_tokens": (True,),
+        "include_stop_str_in_output": (False,),
+        "n": (1,),
+        "best_of": (1,),
+        "prompt_logprobs": (),
+    }
+
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    min_tokens: int | None = Field(None, ge=0, le=1_000_000)
+    stop: StopStrings | None = None
+    stop_token_ids: StopIds | None = None
+    ignore_eos: bool | None = None
+    logit_bias: Bias | None = None
+    detokenize: bool | None = Field(None, description="True for the first stage, whose answer is text.")
+
+
+class StreamOptions(Body):
+    """What a stream carries besides the answer."""
+
+    include_usage: bool | None = None
+
+
+class TextFormat(Body):
+    """The only form of text there is."""
+
+    type: Literal["text"]
+
+
+class ChatBody(Sampling):
+    """Messages to answer, in text or in speech.
+
+    The answer is spoken when `modalities` has "audio", when `audio` is given, or when the last message
+    ends with a literal `<tts_start>`; otherwise it is text alone.
+    """
+
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "prediction": (),
+        "web_search_options": (),
+        "reasoning_effort": (),
+        "verbosity": (),
+        "echo": (False,),
+        "best_of": (1,),
+        "use_beam_search": (False,),
+        "skip_special_tokens": (True,),
+        "include_stop_str_in_output": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "prompt_logprobs": (),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "documents": ([],),
+        "guided_json": (),
+        "guided_regex": (),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "structured_outputs": (),
+        "tts_output": (False,),
+        "separate_reasoning": (False,),
+    }
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
+    model: str | None = Field(None, description="A name listed by /v1/models; none: the one served.")
+    modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_length=2)] | None = None
+    audio: AudioOptions | None = None
+    voice: str | VoiceRef | None = Field(None, description="The same as `audio.voice`.")
+    speaker: str | None = Field(None, description="The same as `audio.voice`.")
+    n: int | None = Field(None, ge=1, le=8)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    min_tokens: int | None = Field(None, ge=0, le=1_000_000)
+    stop: StopStrings | None = None
+    stop_token_ids: StopIds | None = None
+    ignore_eos: bool | None = None
+    logit_bias: Bias | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    sampling_params_list: Annotated[list[StageSampling], Field(min_length=1, max_length=2)] | None = Field(
+        None, description="Sampling of the language model, then of the vocoder (of which only `seed` counts)."
+    )
+    response_format: TextFormat | None = None
+
+    user: Short | None = Field(None, description="Has no effect here.")
+    safety_identifier: Short | None = Field(None, description="Has no effect here.")
+    prompt_cache_key: Short | None = Field(None, description="Has no effect here.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="Has no effect here.")
+    store: bool | None = Field(None, description="Has no effect here: nothing is stored.")
+    metadata: Annotated[dict[str, Short], Field(max_length=16)] | None = Field(
+        None, description="Has no effect here."
+    )

@@ -1,0 +1,83 @@
+"""The body of POST /v1/audio/speech."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cadence.audio.encode import ENCODERS
+from cadence.server.schema import Body, Sampling
+
+__all__ = ["ExtraParams", "SpeechBody", "VoiceRef"]
+
+
+class VoiceRef(Body):
+    """A voice by id, as the OpenAI API writes it."""
+
+    id: str = Field(min_length=1, max_length=64)
+
+
+class ExtraParams(Sampling):
+    """Sampling fields where vLLM-Omni's clients put them."""
+
+    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+
+
+class SpeechBody(Sampling):
+    """Text to read aloud.
+
+    Without `stream` the sound is sent as it is made, chunked. `stream: false` asks for one whole body
+    with its length and true sizes in the WAV header, `stream: true` or `stream_format: "sse"` for
+    server-sent events.
+    """
+
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "speed": (1.0,),
+        "sample_rate": (24_000,),
+        "language": ("Auto", "auto"),
+        "task_type": (),
+        "ref_audio": (),
+        "ref_text": (),
+        "ref_audio_2": (),
+        "references": ([],),
+        "speaker_embedding": (),
+        "x_vector_only_mode": (False,),
+        "initial_codec_chunk_frames": (),
+        "non_streaming_mode": (False,),
+        "word_timestamps": (False,),
+        "stage_params": (),
+        "token_count": (),
+        "lang_code": (),
+        "volume_multiplier": (1.0,),
+        "normalization_options": (),
+        "download_format": (),
+        "return_download_link": (False,),
+        "ssml": (False,),
+        "allow_voice_tags": (False,),
+        "voice_aliases": (),
+    }
+
+    input: str = Field(min_length=1, pattern=r"\S", description="What to say.")
+    model: str | None = Field(None, description="A name listed by /v1/models; none: the one served.")
+    voice: str | VoiceRef | None = Field(None, description="A voice of this server; none: the default one.")
+    speaker: str | None = Field(None, description="Another name of `voice`.")
+    instructions: str | None = Field(
+        None, max_length=8_000, description="How to say it: replaces the system prompt of reading aloud."
+    )
+    response_format: str | None = Field(
+        None, description="Default: wav.", json_schema_extra={"enum": [*sorted(ENCODERS), None]}
+    )
+    stream: bool | None = None
+    stream_format: Literal["audio", "sse"] | None = None
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="Tokens at most, 31.25 per second of speech."
+    )
+    extra_params: ExtraParams | None = None
+    async_chunk: bool | None = Field(
+        None, description="Render while tokens are still being made; none: as the server is configured."
+    )
+    verbatim: bool | None = Field(
+        None, description="Say exactly these words (default); false lets the model choose its words."
+    )
