@@ -1,0 +1,1 @@
+"""Recipes that train checkpoints; not part of the installed package."""

@@ -1,0 +1,44 @@
+"""`python -m training.nano STAGE…`: run stages of the recipe in order; `all` runs every one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import time
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from training.nano import settings
+
+_STAGES: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "corpus": ("corpus", ()),
+    "vocabulary": ("text_vocabulary", ()),
+    "speech-female": ("speech", ("female",)),
+    "speech-male": ("speech", ("male",)),
+    "thinker": ("thinker", ()),
+}
+
+
+def main() -> None:
+    """Run the named stages; each writes logs/STAGE.json with its result and time."""
+    parser = argparse.ArgumentParser(prog="python -m training.nano", description=__doc__)
+    parser.add_argument("stages", nargs="+", choices=[*_STAGES, "all"])
+    parser.add_argument("--skip-done", action="store_true", help="skip stages that finished before")
+    args = parser.parse_args()
+    for stage in _STAGES if "all" in args.stages else args.stages:
+        report = settings.work_dir() / "logs" / f"{stage}.json"
+        if args.skip_done and report.exists():
+            print(f"{stage}: done before")
+            continue
+        begun = time.monotonic()
+        module, arguments = _STAGES[stage]
+        result = importlib.import_module(f"training.nano.{module}").run(*arguments)
+        report.write_text(json.dumps({"stage": stage, "seconds": round(time.monotonic() - begun, 1), **result}, indent=1) + "\n")
+        print(f"{stage}: {result}")
+
+
+if __name__ == "__main__":
+    main()
