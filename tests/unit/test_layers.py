@@ -21,6 +21,7 @@ LAYER = {
     "metrics": 0,
     "engine_base": 0,
     "config": 1,
+    "deploy": 1,
     "audio": 1,
     "prompt": 1,
     "router": 1,
@@ -42,7 +43,7 @@ LAYER = {
 ALLOWED = {
     "models": {"types", "errors", "tokens", "audio", "models"},
     "server": {"types", "errors", "tokens", "metrics", "engine_base", "server"}
-    | {"config", "audio", "prompt", "router", "text", "hub", "engine", "runtime", "fake"},
+    | {"config", "deploy", "audio", "prompt", "router", "text", "hub", "engine", "runtime", "fake"},
     "bench": {"types", "errors", "bench"},
 }
 NEVER = {("thinker", "token2wav"), ("token2wav", "thinker")}

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from cadence.config import EngineConfig, ServeConfig, ThinkerConfig, Token2WavConfig
-from cadence.deploy_keys import ENGINE_KEYS, OLD_STAGE_KEYS, OLD_TOP_KEYS, STAGE_KEYS, TOP_KEYS
+from cadence.deploy.keys import ENGINE_KEYS, OLD_STAGE_KEYS, OLD_TOP_KEYS, STAGE_KEYS, TOP_KEYS
+from cadence.deploy.sections import Notes, Section, read_yaml
 from cadence.errors import ConfigError
-from cadence.sections import Notes, Section, read_yaml
 
 __all__ = ["load_deploy_config"]
 
