@@ -1,0 +1,196 @@
+"""Keys and values of all running sequences, in blocks, and attention over them.
+
+One step computes N new tokens of several sequences, packed along one axis. Linear layers see them as one
+matrix; attention is done span by span here. Spans with as many new tokens and about as long a past are
+attended in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cadence.models.qwen2 import Qwen2Config, causal_attention
+
+__all__ = ["KVMemory", "Span", "StepAttention", "kv_token_bytes"]
+
+# Spans up to this many new tokens are grouped, longer ones (chunks of prompts) are attended alone.
+MAX_GROUPED_TOKENS = 2
+
+
+def kv_token_bytes(config: Qwen2Config, dtype: torch.dtype) -> int:
+    """Bytes that keys and values of one token take."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """New tokens of one sequence: positions `start` to `start + count` of the sequence at `row`."""
+
+    row: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Spans attended in one call: tokens `first` to `last` of the packed axis.
+
+    `blocks` [B * num_blocks] is what to gather (None: a prompt's first chunk, there is no past);
+    `mask` is added to the scores, [B, 1, count, length] (None: all of the gathered tokens are seen).
+    """
+
+    first: int
+    last: int
+    num_spans: int
+    length: int
+    blocks: Tensor | None
+    mask: Tensor | None
+
+
+class KVMemory:
+    """Storage [layers, blocks, block_size, kv_heads, head_dim] for keys, the same for values.
+
+    Starts zeroed: masked-out places are multiplied by a weight of zero, so they must be finite. On a CPU
+    the system hands out zeroed pages on first touch; unused blocks cost nothing.
+    """
+
+    def __init__(
+        self,
+        config: Qwen2Config,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_rows: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (config.num_hidden_layers, num_blocks, block_size)
+        heads = (config.num_key_value_heads, config.head_dim)
+        self.keys = torch.zeros(*shape, *heads, device=device, dtype=dtype)
+        self.values = torch.zeros(*shape, *heads, device=device, dtype=dtype)
+        self.block_size = block_size
+        self.device, self.dtype = device, dtype
+        # Which block holds a row's n-th run of tokens. On the host: planning a step must not wait for a GPU.
+        self._tables = torch.zeros(max_rows, num_blocks, dtype=torch.int64)
+        self._num_known = [0] * max_rows
+
+    def set_blocks(self, row: int, blocks: Sequence[int]) -> None:
+        """Tell which blocks a row holds; `blocks` may only have grown since the last call for the row."""
+        known = self._num_known[row]
+        if len(blocks) > known:
+            self._tables[row, known : len(blocks)] = torch.tensor(blocks[known:], dtype=torch.int64)
+            self._num_known[row] = len(blocks)
+
+    def forget(self, row: int) -> None:
+        """Start a row anew, for another sequence."""
+        self._num_known[row] = 0
+
+    def scrub(self, blocks: Sequence[int]) -> None:
+        """Zero blocks that may hold something not finite, before another sequence gets them."""
+        index = torch.tensor(list(blocks), dtype=torch.int64, device=self.device)
+        self.keys.index_fill_(1, index, 0)
+        self.values.index_fill_(1, index, 0)
+
+    def slots(self, spans: Sequence[Span]) -> Tensor:
+        """Flat storage index [N] of each new token of `spans`, in order."""
+        rows = torch.tensor([span.row for span in spans]).repeat_interleave(
+            torch.tensor([span.count for span in spans])
+        )
+        positions = span_positions(spans)
+        size = self.block_size
+        return self._tables[rows, positions // size] * size + positions % size
+
+    def tables(self, rows: Sequence[int], num_blocks: int) -> Tensor:
+        """The first `num_blocks` blocks of each row, flat [B * num_blocks]; unused entries are some block."""
+        return self._tables[list(rows), :num_blocks].flatten()
+
+
+def span_positions(spans: Sequence[Span]) -> Tensor:
+    """Position of each new token in its sequence, [N]."""
+    if all(span.count == 1 for span in spans):
+        return torch.tensor([span.start for span in spans])
+    return torch.cat([torch.arange(span.start, span.start + span.count) for span in spans])
+
+
+def order_spans(spans: Sequence[Span]) -> list[list[int]]:
+    """Indices of `spans` in groups to attend together, short spans first.
+
+    Grouped spans have equally many new tokens, and pasts whose block counts share a power of two, so
+    that padding at most doubles the work.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, span in enumerate(spans):
+        if span.count <= MAX_GROUPED_TOKENS:
+            key: tuple[int, ...] = (span.count, (span.start + span.count - 1).bit_length())
+        else:
+            key = (span.count, 0, index)
+        groups.setdefault(key, []).append(index)
+    return [groups[key] for key in sorted(groups)]
+
+
+class StepAttention:
+    """`AttentionMemory` of one step. Spans must come packed group after group, as `groups` lists them."""
+
+    def __init__(self, memory: KVMemory, groups: Sequence[Sequence[Span]]) -> None:
+        spans = [span for group in groups for span in group]
+        self._memory = memory
+        self._slots = memory.slots(spans).to(memory.device)
+        self._groups = []
+        first = 0
+        for group in groups:
+            self._groups.append(self._plan(group, first))
+            first = self._groups[-1].last
+
+    def _plan(self, spans: Sequence[Span], first: int) -> _Group:
+        memory, count = self._memory, spans[0].count
+        last = first + count * len(spans)
+        if len(spans) == 1 and spans[0].start == 0:
+            return _Group(first, last, 1, count, None, None)
+        longest = max(span.start for span in spans) + count
+        num_blocks = -(-longest // memory.block_size)
+        blocks = memory.tables([span.row for span in spans], num_blocks).to(memory.device)
+        if len(spans) == 1 and count == 1:
+            return _Group(first, last, 1, longest, blocks, None)
+        length = num_blocks * memory.block_size
+        starts = torch.tensor([span.start for span in spans])
+        limits = starts[:, None] + torch.arange(count)  # [B, count]: the last position each token sees
+        hidden = torch.arange(length) > limits[:, :, None]
+        mask = torch.zeros(hidden.shape, dtype=memory.dtype).masked_fill_(hidden, float("-inf"))
+        return _Group(first, last, len(spans), length, blocks, mask[:, None].to(memory.device))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store the new keys and values [N, kv_heads, d], then attend; q [N, heads, d] -> [N, heads, d]."""
+        keys, values = self._memory.keys[layer], self._memory.values[layer]
+        keys.flatten(0, 1).index_copy_(0, self._slots, k)
+        values.flatten(0, 1).index_copy_(0, self._slots, v)
+        parts = []
+        for group in self._groups:
+            here = slice(group.first, group.last)
+            if group.blocks is None:
+                parts.append(causal_attention(q[None, here], k[None, here], v[None, here])[0])
+                continue
+            past = (group.num_spans, -1, *k.shape[1:])
+            seen_k = keys.index_select(0, group.blocks).view(past)[:, : group.length]
+            seen_v = values.index_select(0, group.blocks).view(past)[:, : group.length]
+            parts.append(_attend_group(q[here], seen_k, seen_v, group))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: _Group) -> Tensor:
+    """q [B * count, heads, d] over k, v [B, length, kv_heads, d] -> [B * count, heads, d]."""
+    num_heads, dim = q.shape[1:]
+    kv_heads = k.shape[2]
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    count = q.shape[0] // group.num_spans
+    if count == 1:
+        # The heads that share a key head become its queries: keys and values are read once, not copied.
+        folded = q.view(group.num_spans, kv_heads, num_heads // kv_heads, dim)
+        return F.scaled_dot_product_attention(folded, k, v, attn_mask=group.mask).view(-1, num_heads, dim)
+    q = q.view(group.num_spans, count, num_heads, dim).transpose(1, 2)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, enable_gqa=True)
+    return y.transpose(1, 2).reshape(-1, num_heads, dim)
