@@ -1,0 +1,232 @@
+"""One request's life: queue, prompt, thinker, speech, end.
+
+An answer runs in a task of its own and hands events over through a mailbox. The reader (an HTTP handler,
+say) may be cancelled at any await, even again and again while it cleans up; the task that holds the
+stages is cancelled exactly once, so its clean-up always runs to the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cadence.admission import Admission
+from cadence.config import EngineConfig
+from cadence.errors import CadenceError, DeadlineExceeded, RequestAborted, StageFailed
+from cadence.mailbox import Mailbox
+from cadence.metrics import EngineMetrics
+from cadence.plan import plan_request, with_seed
+from cadence.prompt import PromptBuilder
+from cadence.runtime.guard import internal_failure, stage_stream
+from cadence.speech_track import SpeechTrack
+from cadence.stopwatch import Stopwatch
+from cadence.text import Tokenizer
+from cadence.thinker.base import Thinker
+from cadence.token2wav.base import Token2Wav
+from cadence.transcript import Transcript
+from cadence.types import (
+    AudioChunk,
+    Done,
+    Message,
+    Request,
+    SpeechRequest,
+    StepOutput,
+    TextPart,
+    ThinkerRequest,
+    Usage,
+)
+
+__all__ = ["Answer", "Workshop"]
+
+_CLOSE_WAIT_S = 1.0  # how long a reader that leaves waits for the stages to let go
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What all answers of an engine share."""
+
+    thinker: Thinker
+    token2wav: Token2Wav | None
+    tokenizer: Tokenizer
+    prompt_builder: PromptBuilder
+    config: EngineConfig
+    metrics: EngineMetrics
+    admission: Admission
+    max_model_len: int
+    default_max_tokens: Mapping[str, int | None]
+
+
+class Answer:
+    """Produces the events of one request; `mailbox` is where they are read.
+
+    Args:
+        request: checked by the engine.
+        shop: the stages and tools.
+        stage_id: the request's name in the stages, never used twice.
+    """
+
+    def __init__(self, request: Request, shop: Workshop, *, stage_id: str) -> None:
+        self.mailbox = Mailbox()
+        self._request = request
+        self._shop = shop
+        self._stage_id = stage_id
+        chunked = request.async_chunk
+        self._streaming = shop.config.async_chunk if chunked is None else chunked
+        self._reason: CadenceError | None = None
+        self._watch = Stopwatch(
+            request.deadline_s or shop.config.deadline_s,
+            reader_is_slow=lambda: self.mailbox.num_events > 0,
+            on_late=lambda text: self.end(DeadlineExceeded(text)),
+        )
+        self._task = asyncio.create_task(self._run(), name=f"answer {request.request_id}")
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """Done when nothing of the request is held any more."""
+        return self._task
+
+    def end(self, reason: CadenceError) -> None:
+        """Stop now, for this reason: the reader learns it at once, the stages let go right after."""
+        if self._reason is None and not self._task.done():
+            self._reason = reason
+            self._close(reason)
+            self._task.cancel()
+
+    async def leave(self) -> None:
+        """The reader goes: end what still runs and give the stages a moment to let go."""
+        if not self.mailbox.closed:
+            self.end(RequestAborted("The caller left before the answer was complete."))
+        if not self._task.done():
+            await asyncio.wait({self._task}, timeout=_CLOSE_WAIT_S)
+
+    # ------------------------------------------------------------------ inside
+    async def _run(self) -> None:
+        end: Done | CadenceError
+        try:
+            async with self._shop.admission.place(self._request.request_id):
+                self._watch.admitted()
+                self._watch.expect_within(self._shop.config.first_output_s)
+                plan = await asyncio.to_thread(self._plan)
+                end = await self._produce(plan)
+        except asyncio.CancelledError:
+            # `end` has told the reader already; any other cancellation is the loop going down.
+            self._close(RequestAborted("The server stopped before the answer was complete."))
+            raise
+        except Exception as error:  # noqa: BLE001 - the request's border: every error becomes its end
+            end = internal_failure(error)
+        finally:
+            self._watch.stop()
+        self._close(end)
+
+    def _plan(self) -> ThinkerRequest:
+        """Prompt and limits; runs in a thread, since long audio takes a while to transform."""
+        shop = self._shop
+        request = dataclasses.replace(self._request, sampling=with_seed(self._request.sampling))
+        messages, forced = request.messages, None
+        if request.verbatim is not None:
+            forced = shop.tokenizer.encode(request.verbatim)
+            if all(message.role == "system" for message in messages):
+                messages = tuple(
+                    shop.prompt_builder.speech_messages(request.verbatim, _instructions(messages))
+                )
+        prompt = shop.prompt_builder.build(messages, request.output)
+        return plan_request(
+            dataclasses.replace(request, request_id=self._stage_id),
+            prompt,
+            forced,
+            max_model_len=shop.max_model_len,
+            default_max_tokens=shop.default_max_tokens.get(request.output),
+        )
+
+    async def _produce(self, plan: ThinkerRequest) -> Done:
+        """Run both stages to the answer's own end."""
+        transcript = Transcript(self._shop.tokenizer, plan.sampling.stop)
+        track = self._open_track(plan)
+        try:
+            last = await self._read(plan, transcript, track)
+            if track is not None:
+                # A whole utterance is rendered in one go: how long depends on its length, so only the
+                # request's own deadline bounds it. A stream must keep moving.
+                self._watch.expect_within(self._shop.config.stall_s if self._streaming else None)
+                await track.finish()
+        finally:
+            if track is not None:
+                await track.aclose()
+        return self._done(plan, transcript, last)
+
+    async def _read(
+        self, plan: ThinkerRequest, transcript: Transcript, track: SpeechTrack | None
+    ) -> tuple[StepOutput, str | None]:
+        """Hand on what the thinker writes; returns its last step and the stop string that ended it."""
+        async with stage_stream(self._shop.thinker.generate(plan), "language-model") as steps:
+            async for step in steps:
+                self._watch.token()
+                self._watch.expect_within(self._shop.config.stall_s)
+                piece = transcript.push(step)
+                if piece.codes and track is not None:
+                    track.feed(piece.codes)
+                if piece.delta is not None:
+                    await self.mailbox.put(piece.delta)
+                if piece.stop_match is not None:
+                    return step, piece.stop_match
+                if step.finish_reason is not None:
+                    break
+            else:
+                raise StageFailed("The language-model stage ended without a reason.")
+        if step.finish_reason == "abort":
+            raise RequestAborted("The request was aborted.")
+        held = transcript.flush()
+        if held is not None:
+            await self.mailbox.put(held)
+        return step, None
+
+    def _open_track(self, plan: ThinkerRequest) -> SpeechTrack | None:
+        """The speech side, for answers that are spoken: text answers never touch Token2Wav."""
+        if self._request.output != "speech" or self._shop.token2wav is None:
+            return None
+        speech = SpeechRequest(
+            request_id=self._stage_id,
+            voice=self._request.voice,
+            seed=plan.sampling.seed,
+            streaming=self._streaming,
+        )
+        return SpeechTrack(self._shop.token2wav, speech, emit=self._sound, fail=self.end)
+
+    async def _sound(self, chunk: AudioChunk) -> None:
+        self._watch.sound(chunk.samples.size)
+        self._watch.expect_within(self._shop.config.stall_s)
+        await self.mailbox.put(chunk)
+
+    def _done(
+        self, plan: ThinkerRequest, transcript: Transcript, last: tuple[StepOutput, str | None]
+    ) -> Done:
+        step, stop_match = last
+        usage = Usage(
+            prompt_tokens=len(plan.prompt.ids),
+            prompt_audio_tokens=plan.prompt.num_audio_tokens,
+            completion_tokens=transcript.num_ids,
+            completion_audio_tokens=transcript.num_codes,
+        )
+        return Done(
+            finish_reason="stop" if stop_match is not None else step.finish_reason or "stop",
+            usage=usage,
+            timings=self._watch.timings(),
+            stop_match=stop_match if stop_match is not None else step.stop_match,
+        )
+
+    def _close(self, end: Done | CadenceError) -> None:
+        """Tell the reader, once, and count it."""
+        if not self.mailbox.close(end):
+            return
+        if isinstance(end, Done):
+            self._shop.metrics.finished(end.finish_reason, end.usage, end.timings, self._watch.underrun_s)
+        else:
+            self._shop.metrics.failed(end)
+
+
+def _instructions(messages: tuple[Message, ...]) -> str | None:
+    """The text of system messages: how to read."""
+    parts = [part.text for message in messages for part in message.content if isinstance(part, TextPart)]
+    return "\n".join(parts) or None

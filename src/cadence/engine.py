@@ -1,0 +1,257 @@
+"""The engine: requests in, events out. The one place that joins the stages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from cadence.admission import Admission
+from cadence.answer import Answer, Workshop
+from cadence.config import EngineConfig, ServeConfig
+from cadence.errors import (
+    CadenceError,
+    InvalidRequest,
+    NotReady,
+    RequestAborted,
+)
+from cadence.metrics import EngineMetrics
+from cadence.prompt import PromptBuilder
+from cadence.runtime.status import StageStatus
+from cadence.text import Tokenizer
+from cadence.thinker.base import Thinker
+from cadence.token2wav.base import Token2Wav
+from cadence.types import Done, EngineHealth, Event, ModelInfo, Request, SamplingParams
+
+__all__ = ["Engine", "start_engine"]
+
+_STATS_WAIT_S = 1.0
+_CLOSE_WAIT_S = 10.0
+
+Monitor = Callable[[], StageStatus]
+
+
+class Engine:
+    """Implements `EngineClient` over a Thinker and, unless the server only writes, a Token2Wav.
+
+    Args:
+        thinker: the language-model stage, loaded.
+        token2wav: the vocoder stage, loaded; None = text answers only.
+        tokenizer: of the checkpoint.
+        prompt_builder: for the checkpoint's variant.
+        info: what is served.
+        config: limits.
+        default_sampling: defaults by output kind ("text", "speech").
+        monitors: a stage's name to a function that tells its state; for stages that may be down.
+    """
+
+    def __init__(
+        self,
+        thinker: Thinker,
+        token2wav: Token2Wav | None,
+        *,
+        tokenizer: Tokenizer,
+        prompt_builder: PromptBuilder,
+        info: ModelInfo,
+        config: EngineConfig,
+        default_sampling: Mapping[str, SamplingParams],
+        monitors: Mapping[str, Monitor] | None = None,
+    ) -> None:
+        self._info = info
+        self._default_sampling = dict(default_sampling)
+        self._monitors = dict(monitors or {})
+        self._shop = Workshop(
+            thinker=thinker,
+            token2wav=token2wav,
+            tokenizer=tokenizer,
+            prompt_builder=prompt_builder,
+            config=config,
+            metrics=EngineMetrics(info.model_id),
+            admission=Admission(config.max_running, config.max_waiting, config.max_queue_s),
+            max_model_len=info.max_model_len,
+            default_max_tokens={kind: sampling.max_tokens for kind, sampling in default_sampling.items()},
+        )
+        self._answers: dict[str, Answer] = {}
+        self._numbers = itertools.count(1)
+        self._draining = False
+        self._closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model being served."""
+        return self._info
+
+    @property
+    def default_sampling(self) -> Mapping[str, SamplingParams]:
+        """Defaults by output kind; the edges lay a request's own fields over them."""
+        return self._default_sampling
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer."""
+        return self._shop.tokenizer
+
+    async def generate(self, request: Request) -> AsyncIterator[Event]:
+        """Answer one request; see `EngineClient.generate`."""
+        self._check(request)
+        request_id = request.request_id
+        # Stages know an answer by a name of its own: the caller may use an id again at once.
+        stage_id = f"{request_id}.{next(self._numbers)}"
+        answer = Answer(request, self._shop, stage_id=stage_id)
+        answer.task.add_done_callback(lambda _: self._forget(request_id, answer))
+        self._answers[request_id] = answer
+        try:
+            while True:
+                event = await answer.mailbox.get()
+                if isinstance(event, CadenceError):
+                    raise event
+                yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            await answer.leave()
+            if answer.task.done():
+                self._forget(request_id, answer)
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its reader gets RequestAborted. Unknown ids are ignored."""
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            answer.end(RequestAborted("The request was aborted."))
+
+    def health(self) -> EngineHealth:
+        """State now; never blocks."""
+        stages = {name: monitor() for name, monitor in self._monitors.items()}
+        troubles = [
+            f"{name}: {status.detail or status.state}" for name, status in stages.items() if status.down
+        ]
+        if self._draining or self._closed:
+            troubles.insert(0, "The server is shutting down.")
+        return EngineHealth(
+            ready=not troubles,
+            alive=not self._closed and all(status.state != "failed" for status in stages.values()),
+            detail="; ".join(troubles),
+            num_running=self._shop.admission.num_running,
+            num_waiting=self._shop.admission.num_waiting,
+            stages={name: status.state for name, status in stages.items()},
+        )
+
+    async def stats(self) -> Mapping[str, float]:
+        """Gauges now; those of a stage that does not answer within a second are left out."""
+        found = {
+            "num_running": float(self._shop.admission.num_running),
+            "num_waiting": float(self._shop.admission.num_waiting),
+            "num_answers": float(len(self._answers)),
+        }
+        for name, stage in self._stages().items():
+            with contextlib.suppress(CadenceError, TimeoutError):
+                gauges = await asyncio.wait_for(stage.stats(), _STATS_WAIT_S)
+                found |= {f"{name}_{key}": value for key, value in gauges.items()}
+        return found
+
+    async def render_metrics(self) -> bytes:
+        """All metrics in the Prometheus text format."""
+        stats = await self.stats()
+        stages = {key: value for key, value in stats.items() if key.startswith(("thinker_", "token2wav_"))}
+        admission = self._shop.admission
+        self._shop.metrics.set_gauges(admission.num_running, admission.num_waiting, stages)
+        return self._shop.metrics.render()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for the running ones; True when all ended in time."""
+        self._draining = True
+        return await self._wait_for_answers(timeout_s)
+
+    async def aclose(self) -> None:
+        """Stop both stages; what still runs ends with NotReady."""
+        if self._closed:
+            return
+        self._draining = self._closed = True
+        for answer in list(self._answers.values()):
+            answer.end(NotReady("The server is shutting down."))
+        await self._wait_for_answers(_CLOSE_WAIT_S)
+        await asyncio.gather(*(stage.aclose() for stage in self._stages().values()))
+
+    # ------------------------------------------------------------------ inside
+    def _stages(self) -> dict[str, Thinker | Token2Wav]:
+        stages: dict[str, Thinker | Token2Wav] = {"thinker": self._shop.thinker}
+        if self._shop.token2wav is not None:
+            stages["token2wav"] = self._shop.token2wav
+        return stages
+
+    def _check(self, request: Request) -> None:
+        """Refuse at once what need not wait in the queue."""
+        if self._draining:
+            raise NotReady("The server is shutting down.", retry_after_s=5)
+        if request.request_id in self._answers:
+            raise InvalidRequest("A request with this id is running already.", param="request_id")
+        needed = ["thinker"]
+        if request.output == "speech":
+            self._check_voice(request.voice)
+            needed.append("token2wav")
+        elif request.verbatim is not None:
+            raise InvalidRequest("Only a spoken answer can be verbatim.", param="verbatim")
+        for name in needed:
+            monitor = self._monitors.get(name)
+            status = monitor() if monitor is not None else None
+            if status is not None and status.down:
+                raise NotReady(
+                    "A part of the server is restarting.", retry_after_s=max(1, round(status.retry_after_s))
+                )
+        self._shop.admission.check()
+
+    def _check_voice(self, voice: str) -> None:
+        if self._shop.token2wav is None or not self._info.can_speak:
+            raise InvalidRequest(
+                "This server answers in text only.",
+                param="modalities",
+                code="no_speech",
+                hint="Ask for text, or start the server without thinker_only.",
+            )
+        if voice != "default" and voice not in self._info.voices:
+            known = ", ".join(self._info.voices)
+            raise InvalidRequest(
+                f"There is no voice {voice[:64]!r}; this server has: {known}.",
+                param="voice",
+                code="voice_not_found",
+            )
+
+    async def _wait_for_answers(self, timeout_s: float) -> bool:
+        tasks = {answer.task for answer in self._answers.values()}
+        if not tasks:
+            return True
+        _, left = await asyncio.wait(tasks, timeout=timeout_s)
+        return not left
+
+    def _forget(self, request_id: str, answer: Answer) -> None:
+        if self._answers.get(request_id) is answer:
+            del self._answers[request_id]
+
+
+async def start_engine(
+    config: ServeConfig, *, progress: Callable[[str, float], None] | None = None
+) -> Engine:
+    """Load a checkpoint and start both stages; returns when they are loaded and warm.
+
+    Args:
+        config: what to serve and how.
+        progress: called with a sentence and a fraction 0..1 while things load.
+
+    Raises:
+        ConfigError: the configuration or the checkpoint cannot be served.
+        StageFailed: a stage's process died while it loaded.
+    """
+    from cadence.runtime.launch import launch
+
+    parts = await launch(config, progress or (lambda text, fraction: None))
+    return Engine(
+        parts.thinker,
+        parts.token2wav,
+        tokenizer=parts.tokenizer,
+        prompt_builder=parts.prompt_builder,
+        info=parts.info,
+        config=config.engine,
+        default_sampling=parts.default_sampling,
+        monitors=parts.monitors,
+    )
