@@ -18,6 +18,7 @@ _STAGES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "vocabulary": ("text_vocabulary", ()),
     "speech-female": ("speech", ("female",)),
     "speech-male": ("speech", ("male",)),
+    "vocoder": ("vocoder", ()),
     "thinker": ("thinker", ()),
 }
 

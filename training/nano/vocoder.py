@@ -1,0 +1,133 @@
+"""Stage `vocoder`: a small HiFT, trained on teacher speech by spectral losses at four resolutions.
+
+The harmonic source follows the teacher's F0 while training; the F0 predictor learns beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cadence.audio.features import prompt_mel
+from cadence.models.hift import HiFT, HiFTConfig
+from training.nano.fit import Task, fit
+from training.nano.settings import MEL_SAMPLES, SAMPLE_RATE_HZ
+from training.nano.speech import Store, Utterance
+
+SIZES = HiFTConfig(base_channels=96, f0_channels=96)
+NUM_STEPS = 16_000
+BATCH, CROP_FRAMES, MARGIN_FRAMES = 8, 30, 3
+LEARNING_RATE = 1.2e-3
+MALE_SHARE = 0.35
+F0_SCALE_HZ = 50.0
+RESOLUTIONS = ((2048, 300), (1024, 150), (512, 75), (256, 40))
+
+
+@lru_cache(maxsize=8)
+def _window(size: int) -> Tensor:
+    return torch.hann_window(size)
+
+
+@lru_cache(maxsize=8)
+def _mel_matrix(n_fft: int) -> Tensor:
+    """Triangles on a mel scale over the whole band, [n_fft // 8 at most 128, bins]."""
+    count = min(128, n_fft // 8)
+    top = 2595.0 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
+    edges = 700.0 * (10 ** (np.linspace(0, top, count + 2) / 2595.0) - 1)
+    hz = np.arange(n_fft // 2 + 1) * SAMPLE_RATE_HZ / n_fft
+    rising = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    rows = np.maximum(0, np.minimum(rising, falling))
+    return torch.tensor(rows / np.maximum(rows.sum(1, keepdims=True), 1e-3), dtype=torch.float32)
+
+
+def _magnitude(wave: Tensor, n_fft: int, hop: int) -> Tensor:
+    spectrum = torch.view_as_real(torch.stft(wave, n_fft, hop, n_fft, _window(n_fft), center=False, return_complex=True))
+    return spectrum.pow(2).sum(-1).add(1e-7).sqrt()
+
+
+def spectral_loss(wave: Tensor, wanted: Tensor) -> Tensor:
+    """Distance of log magnitudes, of magnitudes, and of log mel magnitudes; waves [B, S]."""
+    total = wave.new_zeros(())
+    for n_fft, hop in RESOLUTIONS:
+        ours, theirs = _magnitude(wave, n_fft, hop), _magnitude(wanted, n_fft, hop)
+        mel = _mel_matrix(n_fft)
+        total = total + (ours.log() - theirs.log()).abs().mean()
+        total = total + 0.5 * (ours - theirs).norm() / theirs.norm()
+        total = total + ((mel @ ours + 1e-4).log() - (mel @ theirs + 1e-4).log()).abs().mean()
+    return total / len(RESOLUTIONS)
+
+
+class VocoderTask:
+    """Random crops of both voices."""
+
+    def __init__(self, model: HiFT) -> None:
+        self.model = model
+        self.stores = [Store("female"), Store("male")]
+        shortest = (CROP_FRAMES + 2 * MARGIN_FRAMES + 2) * MEL_SAMPLES
+        self.train = [[u for u in s.split(held_out=False) if u.num_samples > shortest] for s in self.stores]
+        self.held_out = [[u for u in s.split(held_out=True) if u.num_samples > shortest][:24] for s in self.stores]
+
+    def crop(self, store: Store, utterance: Utterance, begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(mel [80, CROP_FRAMES], samples, F0) of the crop at a frame; the mel saw what lies around it."""
+        first = (begin - MARGIN_FRAMES) * MEL_SAMPLES
+        samples = store.samples(utterance, first, (CROP_FRAMES + 2 * MARGIN_FRAMES) * MEL_SAMPLES)
+        mel = prompt_mel(samples)[MARGIN_FRAMES:-MARGIN_FRAMES]
+        inner = samples[MARGIN_FRAMES * MEL_SAMPLES : -MARGIN_FRAMES * MEL_SAMPLES]
+        return mel.T, inner, store.f0(utterance)[begin : begin + CROP_FRAMES]
+
+    def batch(self, rng: np.random.Generator, pools: list[list[Utterance]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mel [B, 80, F], samples [B, 480 F], F0 [B, F]."""
+        rows = []
+        for _ in range(BATCH):
+            voice = int(rng.random() < MALE_SHARE)
+            utterance = pools[voice][rng.integers(len(pools[voice]))]
+            frames = utterance.num_samples // MEL_SAMPLES
+            begin = int(rng.integers(MARGIN_FRAMES, frames - CROP_FRAMES - MARGIN_FRAMES))
+            rows.append(self.crop(self.stores[voice], utterance, begin))
+        mel, samples, f0 = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return mel, samples, f0
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Of one random batch."""
+        return self._loss(*self.batch(rng, self.train))
+
+    def _loss(self, mel: Tensor, samples: Tensor, f0: Tensor) -> tuple[Tensor, dict[str, float]]:
+        noise = torch.randn(len(mel), f0.shape[1] * MEL_SAMPLES, 9)
+        wave = self.model.synthesise(mel, self.model.m_source(f0, noise))
+        spectral = spectral_loss(wave, samples)
+        pitch = F.l1_loss(self.model.f0_predictor(mel), f0) / F0_SCALE_HZ
+        return spectral + pitch, {"spectral": spectral.item(), "f0_hz": pitch.item() * F0_SCALE_HZ}
+
+    def validate(self) -> dict[str, float]:
+        """The same on held-out crops, always the same ones."""
+        rng = np.random.default_rng(0)
+        found = [self._loss(*self.batch(rng, self.held_out))[1] for _ in range(4)]
+        return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+
+
+def build() -> HiFT:
+    """A fresh vocoder whose output layers start quiet."""
+    torch.manual_seed(0)
+    model = HiFT(SIZES)
+    nn.init.constant_(model.conv_post.bias, 0.0)
+    nn.init.constant_(model.f0_predictor.classifier.bias, 100.0)
+    with torch.no_grad():
+        model.conv_post.bias[: model.conv_post.out_channels // 2] = -3.0
+    return model
+
+
+def run() -> dict[str, float]:
+    """Train from the last checkpoint on."""
+    model = build()
+    task = VocoderTask(model)
+    return fit(Task(
+        name="vocoder", module=model, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
+        learning_rate=LEARNING_RATE, betas=(0.8, 0.99), max_norm=5.0, average=0.998, validate_every=1000,
+        sizes=dataclasses.asdict(SIZES),
+    ))
