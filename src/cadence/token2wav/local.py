@@ -1,0 +1,136 @@
+"""The Token2Wav stage in this process: an asyncio face on the rendering thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from cadence.config import Token2WavConfig
+from cadence.errors import RequestAborted, StageFailed
+from cadence.models.flow import load_flow
+from cadence.models.flow_sampler import FlowSampler
+from cadence.models.hift_weights import load_hift
+from cadence.models.noise import NoiseStrip
+from cadence.models.weights import resolve_device, resolve_dtype
+from cadence.token2wav.runner import Runner
+from cadence.token2wav.scheduler import ChunkCutter, check_schedule
+from cadence.token2wav.session import Outcome, Session
+from cadence.token2wav.voice_cache import VoiceCache
+from cadence.token2wav.voices import VoiceStore
+from cadence.token2wav.worker import Worker
+from cadence.types import AudioChunk, SpeechRequest
+
+__all__ = ["LocalToken2Wav"]
+
+_FOLDER = "token2wav"  # where a checkpoint keeps this stage's files
+
+Progress = Callable[[str, float], None]
+
+
+class LocalToken2Wav:
+    """Implements `token2wav.base.Token2Wav`. Make it with `load`."""
+
+    def __init__(self, worker: Worker, store: VoiceStore, config: Token2WavConfig) -> None:
+        self._worker, self._store, self._config = worker, store, config
+
+    @classmethod
+    def load(cls, root: Path, config: Token2WavConfig, *, progress: Progress | None = None) -> LocalToken2Wav:
+        """Load a checkpoint's vocoder stage and warm its default voice; blocks until it can serve.
+
+        Raises:
+            ConfigError: device, dtype or schedule cannot be used.
+            CheckpointError: a file is missing, foreign or inconsistent.
+        """
+        report = progress or (lambda message, share: None)
+        device = resolve_device(config.device)
+        dtype = resolve_dtype(config.dtype, device)
+        report("Loading the flow", 0.0)
+        flow = load_flow(root / _FOLDER, device=device, dtype=dtype)
+        check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
+        noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
+        sampler = FlowSampler(flow, num_steps=config.num_steps, noise=noise)
+        report("Loading the vocoder", 0.4)
+        runner = Runner(sampler, load_hift(root / _FOLDER, device, dtype))
+        report("Loading the voices", 0.6)
+        store = VoiceStore(root, config)
+
+        def start_thread() -> None:
+            if config.threads is not None:
+                torch.set_num_threads(config.threads)
+
+        voices = VoiceCache(store, sampler, max_bytes=config.voice_cache_bytes, start_thread=start_thread)
+        worker = Worker(runner, voices, config, start_thread=start_thread)
+        try:
+            report("Preparing the default voice", 0.7)
+            if names := store.names():
+                voices.state(names[0]).result()
+        except BaseException:
+            worker.close()
+            raise
+        report("Ready to speak", 1.0)
+        return cls(worker, store, config)
+
+    async def generate(
+        self, request: SpeechRequest, codes: AsyncIterator[Sequence[int]]
+    ) -> AsyncIterator[AudioChunk]:
+        """Render `codes` as they arrive; see the protocol."""
+        loop = asyncio.get_running_loop()
+        outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+
+        def deliver(outcome: Outcome) -> None:
+            # The loop may be gone when the process ends; then nobody is left to be told.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
+
+        seed = request.seed if request.seed is not None else secrets.randbits(63)
+        session = Session(
+            request=request,
+            cutter=ChunkCutter(self._config.schedule),
+            generator=torch.Generator().manual_seed(seed),
+            deliver=deliver,
+        )
+        self._worker.submit(session)
+        pump = asyncio.create_task(self._pump(session, codes), name=f"codes {request.request_id}")
+        try:
+            while (outcome := await outcomes.get()) is not None:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                self._worker.read(session)
+                yield AudioChunk(outcome)
+        finally:
+            self._worker.discard(session)
+            pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await pump
+
+    async def _pump(self, session: Session, codes: AsyncIterator[Sequence[int]]) -> None:
+        """Hand codes on; whatever `codes` raises ends the session."""
+        try:
+            async for batch in codes:
+                self._worker.push(session, list(batch))
+            self._worker.finish(session)
+        except Exception as error:  # noqa: BLE001 - the request's border: the reader is told
+            failure = StageFailed("The source of this stream's speech codes failed.")
+            failure.__cause__ = error
+            self._worker.fail(session, failure)
+
+    async def abort(self, request_id: str) -> None:
+        """End a stream's session and free its state; its reader gets RequestAborted."""
+        self._worker.drop(request_id, RequestAborted("The request was aborted."))
+
+    async def voices(self) -> tuple[str, ...]:
+        """Names this stage can speak with, default first."""
+        return self._store.names()
+
+    async def stats(self) -> dict[str, float]:
+        """Gauges now: num_sessions, num_waiting, session_bytes, voice_bytes."""
+        return self._worker.stats()
+
+    async def aclose(self) -> None:
+        """Stop the stage; held streams end with StageFailed."""
+        await asyncio.to_thread(self._worker.close)

@@ -1,0 +1,94 @@
+"""Which streams render now, and how much: decisions only, no tensors, no clock of its own.
+
+A stream is cut into chunks by `ChunkCutter`: a small first chunk for an early first sound, then growing
+ones for throughput. `choose` picks the streams of the next batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cadence.errors import ConfigError
+from cadence.types import ChunkSchedule
+
+__all__ = ["Candidate", "Chunk", "ChunkCutter", "check_schedule", "choose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Render the next `num_codes`; `num_ahead` more are looked at and rendered by the next chunk."""
+
+    num_codes: int
+    num_ahead: int
+    last: bool
+
+
+class ChunkCutter:
+    """Cuts one stream's codes into chunks as they arrive."""
+
+    def __init__(self, schedule: ChunkSchedule) -> None:
+        self._schedule = schedule
+        self._size = schedule.first
+
+    def next(self, num_pending: int, *, ended: bool) -> Chunk | None:
+        """The chunk that can be rendered from `num_pending` codes, or None.
+
+        `ended` says that no more codes come; what then fits a chunk and its look-ahead is the last one.
+        """
+        ahead = self._schedule.lookahead
+        if ended and num_pending <= self._size + ahead:
+            return Chunk(num_pending, 0, last=True) if num_pending else None
+        if num_pending >= self._size + ahead:
+            return Chunk(self._size, ahead, last=False)
+        return None
+
+    def advance(self) -> None:
+        """A chunk was rendered: the next may be larger."""
+        schedule = self._schedule
+        self._size = min(schedule.steady, max(self._size, round(self._size * schedule.growth)))
+
+
+def check_schedule(schedule: ChunkSchedule, *, lookahead: int) -> None:
+    """Refuse a schedule that the model cannot render.
+
+    Args:
+        lookahead: codes that the flow's encoder looks ahead.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    problems = {
+        "lookahead": (schedule.lookahead == lookahead, f"must be {lookahead}, as the model was trained"),
+        "first": (schedule.first >= 1, "must be at least 1"),
+        "steady": (schedule.steady >= schedule.first, "must not be below first"),
+        "growth": (schedule.growth >= 1.0, "must be at least 1"),
+    }
+    for field, (fine, rule) in problems.items():
+        if not fine:
+            raise ConfigError(
+                f"The chunk schedule's {field} {rule}; found {getattr(schedule, field)}.",
+                param=f"token2wav.schedule.{field}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A stream with a chunk ready. `slack_s` is how long its listener can still play what was sent."""
+
+    request_id: str
+    is_new: bool
+    slack_s: float
+
+
+def choose(candidates: Sequence[Candidate], *, max_batch: int) -> list[str]:
+    """The streams of the next batch.
+
+    New streams come first, in the order given, but take at most half of the batch (at least one place)
+    as long as others are ready; then whoever's listener runs dry first.
+    """
+    new = [c for c in candidates if c.is_new]
+    running = sorted((c for c in candidates if not c.is_new), key=lambda c: c.slack_s)
+    quota = max(1, max_batch // 2, max_batch - len(running))
+    ordered = new[:quota] + running + new[quota:]
+    return [c.request_id for c in ordered[:max_batch]]
