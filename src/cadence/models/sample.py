@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cadence.models.hift import HiFTConfig
 from cadence.models.sample_layout import (
     FLOWS,
     THINKERS,
-    HiFTSizes,
     flow_layout,
     flow_yaml,
     hift_layout,
@@ -43,7 +44,7 @@ PRESETS: dict[Preset, tuple[str, str]] = {  # sizes of (thinker, flow)
     "thinker-full": ("full", "tiny"),
     "full": ("full", "full"),
 }
-SMALL_HIFT = HiFTSizes(base_channels=64, f0_channels=64)
+SMALL_HIFT = HiFTConfig(base_channels=64, f0_channels=64)
 _DTYPES = {
     "bfloat16": ("BF16", torch.bfloat16),
     "float16": ("F16", torch.float16),
@@ -237,13 +238,13 @@ def _hift_tensor(seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _write_hift(folder: Path, public: bool, seed: int) -> None:
-    sizes = HiFTSizes() if public else SMALL_HIFT
+    config = HiFTConfig() if public else SMALL_HIFT
     extra = folder / "hift.json"
     if public:
         extra.unlink(missing_ok=True)
     else:
-        _write_json(extra, {"base_channels": sizes.base_channels, "f0_channels": sizes.f0_channels})
-    tensors = {f"generator.{name}": _hift_tensor(seed, name, shape) for name, shape in hift_layout(sizes)}
+        _write_json(extra, asdict(config))
+    tensors = {f"generator.{name}": _hift_tensor(seed, name, shape) for name, shape in hift_layout(config)}
     torch.save(tensors, folder / "hift.pt")
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cadence.models.hift import HiFTConfig
+
 __all__ = [
     "FLOWS",
     "THINKERS",
     "FlowSizes",
-    "HiFTSizes",
     "ThinkerSizes",
     "flow_layout",
     "flow_yaml",
@@ -51,14 +52,6 @@ class FlowSizes:
     depth: int
     heads: int
     head_dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class HiFTSizes:
-    """The two widths of the vocoder that `token2wav/hift.json` may set; the public ones are 512."""
-
-    base_channels: int = 512
-    f0_channels: int = 512
 
 
 THINKERS = {
@@ -281,26 +274,26 @@ def _normed(name: str, shape: tuple[int, ...], bias: int) -> Layout:
     yield f"{name}.bias", (bias,)
 
 
-def _snake_block(at: str, channels: int, kernel: int) -> Layout:
-    for i in range(3):
+def _snake_block(at: str, channels: int, kernel: int, config: HiFTConfig) -> Layout:
+    for i in range(len(config.dilations)):
         for stage in ("1", "2"):
             yield from _normed(f"{at}.convs{stage}.{i}", (channels, channels, kernel), channels)
             yield f"{at}.activations{stage}.{i}.alpha", (channels,)
 
 
-def hift_layout(sizes: HiFTSizes) -> Layout:
+def hift_layout(config: HiFTConfig) -> Layout:
     """Every tensor of `hift.pt`, without the optional prefix `generator.`."""
-    base, width = sizes.base_channels, sizes.f0_channels
+    base, width = config.base_channels, config.f0_channels
     for i in range(5):
         yield from _normed(f"f0_predictor.condnet.{2 * i}", (width, width if i else 80, 3), width)
     yield from _affine("f0_predictor.classifier", 1, width)
     yield from _affine("m_source.l_linear", 1, 9)
     yield from _normed("conv_pre", (base, 80, 7), base)
-    for i, (up_kernel, source_kernel, down_kernel) in enumerate(((16, 7, 30), (11, 7, 6), (7, 11, 1))):
+    for i, (up_kernel, down_kernel) in enumerate(((16, 30), (11, 6), (7, 1))):
         inputs, outputs = base >> i, base >> (i + 1)
         yield from _normed(f"ups.{i}", (inputs, outputs, up_kernel), outputs)
         yield from _affine(f"source_downs.{i}", outputs, 18, down_kernel)
-        yield from _snake_block(f"source_resblocks.{i}", outputs, source_kernel)
-        for j, kernel in enumerate((3, 7, 11)):
-            yield from _snake_block(f"resblocks.{3 * i + j}", outputs, kernel)
+        yield from _snake_block(f"source_resblocks.{i}", outputs, config.source_kernels[i], config)
+        for j, kernel in enumerate(config.kernels):
+            yield from _snake_block(f"resblocks.{len(config.kernels) * i + j}", outputs, kernel, config)
     yield from _normed("conv_post", (18, base >> 3, 7), 18)
