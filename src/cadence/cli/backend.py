@@ -61,11 +61,11 @@ async def connect(
         async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT) as client:
             yield client
     else:
-        async with _own_engine(model) as transport:
-            async with httpx.AsyncClient(
-                base_url="http://in-process", transport=transport, timeout=TIMEOUT
-            ) as client:
-                yield client
+        async with (
+            _own_engine(model) as transport,
+            httpx.AsyncClient(base_url="http://in-process", transport=transport, timeout=TIMEOUT) as client,
+        ):
+            yield client
 
 
 async def _answers(url: str) -> bool:

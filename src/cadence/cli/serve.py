@@ -20,14 +20,14 @@ from cadence.config import ServeConfig
 
 __all__ = ["build_config", "notices", "serve"]
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 # flags of `vllm serve` that change nothing here, and why
 NO_EFFECT = {
     "omni": "--omni is not needed: text and speech are always served.",
     "trust_remote_code": "--trust-remote-code is not needed: no remote code is run.",
     "enforce_eager": "--enforce-eager is not needed: the stages run eagerly.",
-    "gpu_memory_utilization": "--gpu-memory-utilization does not apply: memory is bounded by --max-num-seqs and "
-    "--max-model-len.",
+    "gpu_memory_utilization": "--gpu-memory-utilization does not apply: --max-num-seqs bounds memory.",
     "tensor_parallel_size": "--tensor-parallel-size does not apply: each stage runs on one device.",
 }
 
@@ -82,8 +82,8 @@ def serve(**options: Any) -> None:
     config = build_config(options, say=console.print)
     if config.server.host not in LOOPBACK and not config.server.api_keys:
         console.print(
-            f"Warning: listening on {config.server.host} without an API key: whoever reaches this port can use it. "
-            "Set --api-key.",
+            f"Warning: listening on {config.server.host} without an API key: "
+            "whoever reaches this port can use it. Set --api-key.",
             style="yellow",
         )
     asyncio.run(_serve(config, console))
@@ -105,6 +105,7 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     else:
         base = load_deploy_config(options["deploy_config"])
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
+    token2wav = stage | _given(options, "default_voice", "default_prompt_wav")
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens")
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
     server = _given(options, "host", "port", "allowed_local_media_path")
@@ -120,7 +121,7 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
         model=options["model"] or base.model or str(default_model(say)),
         served_model_names=options["served_model_name"] or base.served_model_names,
         thinker=replace(base.thinker, **thinker),
-        token2wav=replace(base.token2wav, **stage),
+        token2wav=replace(base.token2wav, **token2wav),
         engine=replace(base.engine, **engine),
         server=replace(base.server, **server),
     )

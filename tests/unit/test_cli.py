@@ -1,0 +1,279 @@
+"""The command line: what flags mean, what is said about those that mean nothing, and the client commands."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import wave
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+from click.testing import CliRunner
+
+import cadence.cli.chat
+import cadence.cli.speech
+from cadence.cli import COMMANDS, default_model, main
+from cadence.cli.backend import connect
+from cadence.cli.options import ServeCommand
+from cadence.cli.serve import build_config, notices, serve
+from cadence.config import ServeConfig
+from cadence.errors import CadenceError, ConfigError, NotReady
+
+
+def parse(*args: str) -> dict[str, Any]:
+    """What `cadence serve ARGS` passes on."""
+    return serve.make_context("serve", list(args)).params
+
+
+def config(*args: str) -> ServeConfig:
+    """The configuration of `cadence serve ARGS`."""
+    return build_config(parse(*args), say=lambda _: None)
+
+
+# ------------------------------------------------------------------ group
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    answer = CliRunner().invoke(main, [name, "--help"])
+    assert answer.exit_code == 0 and "Usage:" in answer.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom cadence.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'httpx', 'rich'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_our_errors_are_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ConfigError("The file x is missing.", hint="Name another.")
+
+    monkeypatch.setattr(main, "get_command", lambda ctx, name: click.Command(name, callback=fail))
+    answer = CliRunner().invoke(main, ["serve"])
+    assert (answer.exit_code, answer.stderr) == (2, "Error: The file x is missing. Name another.\n")
+
+
+def test_unknown_commands_and_flags_are_refused() -> None:
+    assert CliRunner().invoke(main, ["sreve"]).exit_code == 2
+    assert "No such option" in CliRunner().invoke(main, ["serve", "--async-chnk"]).output
+
+
+# ------------------------------------------------------------------ serve
+def test_the_documented_command_works_as_it_is() -> None:
+    got = parse(
+        "stepfun-ai/Step-Audio2-mini", "--omni", "--port", "8092", "--stage-configs-path", "stages.yaml",
+        "--trust-remote-code", "--enforce-eager",
+    )  # fmt: skip
+    assert (got["model"], got["port"]) == ("stepfun-ai/Step-Audio2-mini", 8092)
+    assert got["deploy_config"] == Path("stages.yaml")
+    assert [line.split()[0] for line in notices(got)] == ["--omni", "--trust-remote-code", "--enforce-eager"]
+
+
+def test_flags_without_meaning_here_are_named_not_swallowed() -> None:
+    lines = notices(parse("m", "--gpu-memory-utilization", "0.8", "-tp", "2"))
+    assert len(lines) == 2 and all("does not apply" in line for line in lines)
+    assert notices(parse("m")) == []
+
+
+def test_flags_reach_both_stages() -> None:
+    got = config("m", "--device", "cpu", "--dtype", "float32", "--threads", "2", "--max-num-seqs", "4")
+    for stage in (got.thinker, got.token2wav):
+        assert (stage.device, stage.dtype, stage.threads, stage.max_num_seqs) == ("cpu", "float32", 2, 4)
+
+
+def test_flags_that_were_not_given_leave_the_defaults() -> None:
+    assert config("m") == ServeConfig(model="m")
+    assert config("m", "--no-async-chunk").engine.async_chunk is False
+    assert config("m", "--in-process").engine.in_process is True
+    assert config("m", "--no-url-fetch").server.allow_url_fetch is False
+
+
+def test_list_options_take_several_values_as_in_vllm() -> None:
+    got = config("--api-key", "k1", "k2", "--served-model-name", "a", "b", "--max_num_seqs=3", "--", "m")
+    assert (got.model, got.served_model_names) == ("m", ("a", "b"))
+    assert (got.server.api_keys, got.thinker.max_num_seqs) == (("k1", "k2"), 3)
+    assert config("m", "--served-model-name", "a", "--served-model-name", "b").served_model_names == (
+        "a",
+        "b",
+    )
+
+
+@pytest.mark.parametrize("name", ["CADENCE_API_KEY", "VLLM_API_KEY"])
+def test_keys_come_from_the_environment_unless_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("CADENCE_API_KEY", "VLLM_API_KEY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "k1, k2")
+    assert config("m").server.api_keys == ("k1", "k2")
+    assert config("m", "--api-key", "k3").server.api_keys == ("k3",)
+
+
+def test_serve_command_is_a_plain_click_command_otherwise() -> None:
+    @click.command(cls=ServeCommand)
+    @click.option("--x")
+    def command(x: str) -> None:
+        click.echo(x)
+
+    assert CliRunner().invoke(command, ["--x", "a_b"]).output == "a_b\n"
+
+
+# ------------------------------------------------------------------ default model
+def test_default_model_is_the_packaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(default_model, "NANO", tmp_path)
+    said: list[str] = []
+    assert default_model.default_model(said.append) == tmp_path
+    assert said == []
+
+
+def test_without_it_a_labelled_sample_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_written = 0
+
+    def write(out: Path, *, preset: str) -> None:
+        nonlocal num_written
+        num_written += 1
+        out.mkdir()
+        (out / "config.json").write_text("{}")
+
+    monkeypatch.setattr(default_model, "NANO", tmp_path / "absent")
+    monkeypatch.setattr("cadence.models.sample.write_sample_checkpoint", write)
+    monkeypatch.setenv("CADENCE_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    first, second = (default_model.default_model(said.append) for _ in range(2))
+    assert first == second and num_written == 1
+    assert sum("RANDOM WEIGHTS" in line for line in said) == 2
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+def test_an_unwritable_cache_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(default_model, "NANO", tmp_path / "absent")
+    monkeypatch.setenv("CADENCE_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ConfigError, match="CADENCE_CACHE"):
+        default_model.default_model(lambda _: None)
+
+
+# ------------------------------------------------------------------ client commands
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Handler], list[httpx.Request]]:
+    """Put a handler where the commands look for a server; returns the requests it sees."""
+
+    def install(handler: Handler) -> list[httpx.Request]:
+        seen: list[httpx.Request] = []
+
+        def record(request: httpx.Request) -> httpx.Response:
+            seen.append(request)
+            return handler(request)
+
+        @contextlib.asynccontextmanager
+        async def fake_connect(url: Any, model: Any, api_key: Any) -> AsyncIterator[httpx.AsyncClient]:
+            async with httpx.AsyncClient(
+                transport=httpx.MockTransport(record), base_url="http://x"
+            ) as client:
+                yield client
+
+        monkeypatch.setattr(cadence.cli.speech, "connect", fake_connect)
+        monkeypatch.setattr(cadence.cli.chat, "connect", fake_connect)
+        return seen
+
+    return install
+
+
+def events(*deltas: dict[str, Any]) -> bytes:
+    """A chat stream."""
+    lines = [f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
+
+
+def test_say_writes_the_format_of_the_suffix(server: Any, tmp_path: Path) -> None:
+    seen = server(lambda _: httpx.Response(200, content=b"sound"))
+    out = tmp_path / "hello.mp3"
+    answer = CliRunner().invoke(main, ["say", "hello", "-o", str(out), "--voice", "v", "--seed", "7"])
+    assert answer.exit_code == 0, answer.output
+    assert out.read_bytes() == b"sound"
+    body = json.loads(seen[0].content)
+    assert body == {"input": "hello", "voice": "v", "response_format": "mp3", "seed": 7}
+
+
+def test_say_refuses_a_suffix_it_does_not_know(server: Any, tmp_path: Path) -> None:
+    seen = server(lambda _: httpx.Response(200))
+    answer = CliRunner().invoke(main, ["say", "hello", "-o", str(tmp_path / "hello.txt")])
+    assert (answer.exit_code, seen) == (2, []) and "use a suffix of" in answer.stderr
+
+
+def test_a_refusal_shows_the_servers_own_words(server: Any, tmp_path: Path) -> None:
+    server(lambda _: httpx.Response(400, json={"error": {"message": "No voice 'v'."}}))
+    out = tmp_path / "hello.wav"
+    answer = CliRunner().invoke(main, ["say", "hello", "-o", str(out)])
+    assert answer.exit_code == 2 and "No voice 'v'." in answer.stderr
+    assert not out.exists()
+
+
+def test_transcribe_sends_the_file_and_prints_the_text(server: Any, tmp_path: Path) -> None:
+    choice = {"message": {"content": "good morning"}, "finish_reason": "length"}
+    seen = server(lambda _: httpx.Response(200, json={"choices": [choice]}))
+    file = tmp_path / "in.flac"
+    file.write_bytes(b"abc")
+    answer = CliRunner().invoke(main, ["transcribe", str(file)])
+    assert answer.stdout == "good morning\n" and "Cut off" in answer.stderr
+    body = json.loads(seen[0].content)
+    part = body["messages"][1]["content"][0]["input_audio"]
+    assert (part["format"], base64.b64decode(part["data"]), body["modalities"]) == ("flac", b"abc", ["text"])
+
+
+def test_voices_are_listed_in_either_shape(server: Any) -> None:
+    server(lambda _: httpx.Response(200, json={"voices": [{"id": "default"}, "other"]}))
+    assert CliRunner().invoke(main, ["voices"]).stdout == "default\nother\n"
+
+
+def test_chat_keeps_the_conversation(server: Any) -> None:
+    seen = server(lambda _: httpx.Response(200, content=events({"content": "hi "}, {"content": "there"})))
+    answer = CliRunner().invoke(main, ["chat"], input="hello\nand again\n")
+    assert answer.stdout.count("hi there") == 2
+    roles = [m["role"] for m in json.loads(seen[1].content)["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+
+
+def test_chat_writes_its_speech(server: Any, tmp_path: Path) -> None:
+    pcm = base64.b64encode(b"\0\1" * 2400).decode()
+    seen = server(
+        lambda _: httpx.Response(
+            200, content=events({"audio": {"transcript": "yes"}}, {"audio": {"data": pcm}})
+        )
+    )
+    out = tmp_path / "answer.wav"
+    answer = CliRunner().invoke(main, ["chat", "are you there?", "--speak", str(out)])
+    assert answer.stdout == "yes\n"
+    assert json.loads(seen[0].content)["audio"] == {"voice": "default", "format": "pcm16"}
+    with wave.open(str(out)) as file:
+        assert (file.getframerate(), file.getnframes()) == (24_000, 2400)
+
+
+def test_an_error_in_the_stream_is_an_error(server: Any) -> None:
+    server(lambda _: httpx.Response(200, content=b'data: {"error": {"message": "stage failed"}}\n\n'))
+    answer = CliRunner().invoke(main, ["chat", "hello"])
+    assert answer.exit_code == 2 and "stage failed" in answer.stderr
+
+
+async def test_a_named_server_must_answer() -> None:
+    with pytest.raises(NotReady, match=r"127\.0\.0\.1:9"):
+        async with connect("http://127.0.0.1:9", None, None):
+            pass
+    with pytest.raises(CadenceError, match="exclude each other"):
+        async with connect("http://127.0.0.1:9", "model", None):
+            pass
