@@ -7,8 +7,8 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from cadence.admission import Admission
-from cadence.answer import Answer, Workshop
+from cadence.answers.admission import Admission
+from cadence.answers.answer import Answer, Workshop
 from cadence.config import EngineConfig, ServeConfig
 from cadence.errors import (
     CadenceError,

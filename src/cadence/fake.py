@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cadence.answers.stopping import StopMatcher
 from cadence.errors import (
     CadenceError,
     InvalidRequest,
@@ -26,7 +27,6 @@ from cadence.errors import (
     RequestAborted,
 )
 from cadence.runtime.fake_stages import FakeThinker, FakeToken2Wav, tone, voice_not_found
-from cadence.stopping import StopMatcher
 from cadence.types import (
     CODE_SAMPLES,
     INPUT_RATE_HZ,

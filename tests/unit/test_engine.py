@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from engine_kit import Kit, ask, assert_idle, collect, sound_of, text_of
 
+from cadence.answers.plan import num_speech_ids
 from cadence.errors import (
     CadenceError,
     DeadlineExceeded,
@@ -19,7 +20,6 @@ from cadence.errors import (
     RequestAborted,
     StageFailed,
 )
-from cadence.plan import num_speech_ids
 from cadence.runtime.fake_stages import StageFault, tone
 from cadence.types import (
     CODE_SAMPLES,

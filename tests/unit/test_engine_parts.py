@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from cadence.admission import Admission, retry_after_s
+from cadence.answers.admission import Admission, retry_after_s
+from cadence.answers.mailbox import Mailbox
+from cadence.answers.stopping import StopMatcher
 from cadence.errors import Overloaded
-from cadence.mailbox import Mailbox
-from cadence.stopping import StopMatcher
 from cadence.types import Done, TextDelta, Usage
 
 

@@ -31,6 +31,7 @@ LAYER = {
     "thinker": 3,
     "token2wav": 3,
     "runtime": 4,
+    "answers": 4,
     "engine": 4,
     "fake": 4,
     "server": 5,

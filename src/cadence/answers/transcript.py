@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cadence.answers.stopping import StopMatcher
 from cadence.router import TokenRouter
-from cadence.stopping import StopMatcher
 from cadence.text import Tokenizer
 from cadence.types import StepOutput, TextDelta, TokenLogprob
 

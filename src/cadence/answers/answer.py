@@ -12,20 +12,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cadence.admission import Admission
+from cadence.answers.admission import Admission
+from cadence.answers.mailbox import Mailbox
+from cadence.answers.plan import plan_request, with_seed
+from cadence.answers.speech_track import SpeechTrack
+from cadence.answers.stopwatch import Stopwatch
+from cadence.answers.transcript import Transcript
 from cadence.config import EngineConfig
 from cadence.errors import CadenceError, DeadlineExceeded, RequestAborted, StageFailed
-from cadence.mailbox import Mailbox
 from cadence.metrics import EngineMetrics
-from cadence.plan import plan_request, with_seed
 from cadence.prompt import PromptBuilder
 from cadence.runtime.guard import internal_failure, stage_stream
-from cadence.speech_track import SpeechTrack
-from cadence.stopwatch import Stopwatch
 from cadence.text import Tokenizer
 from cadence.thinker.base import Thinker
 from cadence.token2wav.base import Token2Wav
-from cadence.transcript import Transcript
 from cadence.types import (
     AudioChunk,
     Done,
