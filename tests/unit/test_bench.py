@@ -121,11 +121,10 @@ class Server:
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "m"}]})
+            owner = "cadence" if self.cadence else "other"
+            return httpx.Response(200, json={"data": [{"id": "m", "owned_by": owner}]})
         if request.url.path == "/version":
-            return httpx.Response(
-                200, json={"version": "1", "server": "cadence" if self.cadence else "other"}
-            )
+            return httpx.Response(200, json={"version": "1"})
         body = json.loads(request.content)
         self.bodies.append(body)
         if body.get("input") == "fail":

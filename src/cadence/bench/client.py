@@ -67,7 +67,8 @@ async def probe(client: httpx.AsyncClient, url: str) -> ServerInfo:
     try:
         listed = await client.get(f"{url}/v1/models")
         listed.raise_for_status()
-        model = str(listed.json()["data"][0]["id"])
+        first = listed.json()["data"][0]
+        model, owner = str(first["id"]), str(first.get("owned_by", ""))
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ServiceError(
             f"No OpenAI-compatible server answers at {url} ({type(error).__name__}: {error}).",
@@ -77,8 +78,7 @@ async def probe(client: httpx.AsyncClient, url: str) -> ServerInfo:
     answer = await client.get(f"{url}/version")
     if answer.is_success and "json" in answer.headers.get("content-type", ""):
         version = str(answer.json().get("version", ""))
-    names = f"{answer.headers.get('server', '')} {answer.text if answer.is_success else ''}"
-    return ServerInfo(model, version, "cadence" in names.lower())
+    return ServerInfo(model, version, owner == "cadence")
 
 
 def _body(target: Target, text: str) -> tuple[str, dict[str, Any]]:

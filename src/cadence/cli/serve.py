@@ -17,6 +17,8 @@ from cadence.cli.default_model import default_model
 from cadence.cli.options import ServeCommand
 from cadence.cli.progress import LoadingDisplay
 from cadence.config import ServeConfig
+from cadence.deploy import load_deploy_config
+from cadence.types import ModelInfo
 
 __all__ = ["build_config", "notices", "serve"]
 
@@ -61,6 +63,8 @@ NO_EFFECT = {
 @click.option(
     "--url-fetch/--no-url-fetch", default=None, help="Fetch audio from URLs.  [default: on, public hosts]"
 )
+@click.option("--default-voice", help="Voice of requests that name none.")
+@click.option("--default-prompt-wav", help="Recording to take the default voice from.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--omni", is_flag=True, hidden=True)
 @click.option("--trust-remote-code", is_flag=True, hidden=True)
@@ -74,9 +78,7 @@ def serve(**options: Any) -> None:
     come from CADENCE_API_KEY or VLLM_API_KEY.
     """
     console = Console(stderr=True, highlight=False)
-    logging.basicConfig(
-        level=options["log_level"].upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=options["log_level"].upper(), format=LOG_FORMAT)
     for line in notices(options):
         console.print(f"Note: {line}", style="dim")
     config = build_config(options, say=console.print)
@@ -103,7 +105,7 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     if options["deploy_config"] is None:
         base = ServeConfig(model="")
     else:
-        base = load_deploy_config(options["deploy_config"])
+        base = load_deploy_config(options["deploy_config"], say=say)
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
     token2wav = stage | _given(options, "default_voice", "default_prompt_wav")
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens")
@@ -147,6 +149,17 @@ async def _serve(config: ServeConfig, console: Console) -> None:
     with LoadingDisplay(console) as display:
         engine = await start_engine(config, progress=display.report)
     try:
-        await run_server(engine, config.server)
+        await run_server(engine, config.server, on_listening=lambda url: _invite(console, url, engine.info))
     finally:
         await engine.aclose()
+
+
+def _invite(console: Console, url: str, info: ModelInfo) -> None:
+    """Where the server is, what it serves, and a first thing to try."""
+    label = ", random weights" if info.random_weights else ""
+    console.print(f"Cadence is ready: [bold]{url}[/] ({info.model_id}{label}; voices: {', '.join(info.voices)})")
+    text = '{"input": "Hello, this is Cadence."}'
+    console.print(
+        f"Try: curl {url}/v1/audio/speech -H 'Content-Type: application/json' -d '{text}' -o hello.wav",
+        soft_wrap=True,
+    )

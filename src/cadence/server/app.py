@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -28,10 +29,12 @@ def create_app(engine: EngineClient, config: ServerConfig) -> FastAPI:
     return _build(Context(engine, config))
 
 
-async def run_server(engine: EngineClient, config: ServerConfig) -> None:
+async def run_server(
+    engine: EngineClient, config: ServerConfig, *, on_listening: Callable[[str], None] | None = None
+) -> None:
     """Serve until a signal ends it; see `run.run_app`. The engine stays the caller's to close."""
     context = Context(engine, config)
-    await run_app(_build(context), context)
+    await run_app(_build(context), context, on_listening)
 
 
 def _build(context: Context) -> FastAPI:

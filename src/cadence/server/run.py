@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -24,8 +25,12 @@ _BACKLOG = 2048
 _KEEP_ALIVE_S = 75  # longer than load balancers keep their side, so that they close first
 
 
-async def run_app(app: FastAPI, context: Context) -> None:
+async def run_app(
+    app: FastAPI, context: Context, on_listening: Callable[[str], None] | None = None
+) -> None:
     """Serve on the configured host and port until a signal comes.
+
+    `on_listening` gets the URL once connections are accepted.
 
     The first SIGTERM or SIGINT: `/readyz` and new requests get 503 while those running finish, for up
     to `drain_s` seconds; then the sockets close. A second signal ends it at once.
@@ -50,10 +55,19 @@ async def run_app(app: FastAPI, context: Context) -> None:
         ),
         context,
     )
+    if on_listening is not None:
+        on_listening(_url(listener))
     try:
         await server.serve(sockets=[listener])
     finally:
         listener.close()
+
+
+def _url(listener: socket.socket) -> str:
+    """The listener's address as a client writes it; a wildcard address is reached over loopback."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
