@@ -7,19 +7,20 @@ import importlib
 import json
 import os
 import time
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from training.nano import settings
 
-_STAGES: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "corpus": ("corpus", ()),
-    "vocabulary": ("text_vocabulary", ()),
-    "speech-female": ("speech", ("female",)),
-    "speech-male": ("speech", ("male",)),
-    "vocoder": ("vocoder", ()),
-    "thinker": ("thinker", ()),
+_STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # module, function, its arguments
+    "corpus": ("corpus", "run", ()),
+    "vocabulary": ("text_vocabulary", "run", ()),
+    "speech-female": ("speech", "run", ("female",)),
+    "speech-male": ("speech", "run", ("male",)),
+    "vocoder": ("vocoder", "run", ()),
+    "flow-encoder": ("flow", "run_encoder", ()),
+    "flow": ("flow", "run", ()),
+    "thinker": ("thinker", "run", ()),
 }
 
 
@@ -35,8 +36,8 @@ def main() -> None:
             print(f"{stage}: done before")
             continue
         begun = time.monotonic()
-        module, arguments = _STAGES[stage]
-        result = importlib.import_module(f"training.nano.{module}").run(*arguments)
+        module, function, arguments = _STAGES[stage]
+        result = getattr(importlib.import_module(f"training.nano.{module}"), function)(*arguments)
         report.write_text(json.dumps({"stage": stage, "seconds": round(time.monotonic() - begun, 1), **result}, indent=1) + "\n")
         print(f"{stage}: {result}")
 
