@@ -120,7 +120,7 @@ def test_nothing_outside_the_bytes_is_read(canary: socket.socket, tmp_path: Path
 
 # ------------------------------------------------------------------ limits
 def test_seconds_are_counted_on_samples_not_on_headers() -> None:
-    with pytest.raises(PayloadTooLarge, match="0.25 seconds") as info:
+    with pytest.raises(PayloadTooLarge, match="longer than") as info:
         decode_audio(WAV, max_seconds=0.25, param="file")
     assert info.value.param == "file" and info.value.http_status == 413
     assert decode_audio(WAV, max_seconds=0.5).size == 8000

@@ -160,7 +160,7 @@ def test_roles_are_names(builder: PromptBuilder, role: str) -> None:
 # ------------------------------------------------------------------ refused
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(1599, np.float32)])
 def test_too_little_sound_is_refused(builder: PromptBuilder, samples: np.ndarray) -> None:
-    with pytest.raises(InvalidAudio, match="at least 0.1 s") as info:
+    with pytest.raises(InvalidAudio, match="at least") as info:
         builder.build([say("system", "x"), say("user", "y", AudioPart(samples))], "text")
     assert info.value.param == "messages.1.content.1"
 
