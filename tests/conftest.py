@@ -18,3 +18,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpoint") / "tiny"
     write_sample_checkpoint(out, preset="tiny", seed=0)
     return out
+
+
+@pytest.fixture(params=["cpu", "cuda", "mps"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each kind of device that this machine has; the CPU always."""
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[request.param]:
+        pytest.skip(f"this machine has no {request.param}")
+    return str(request.param)
