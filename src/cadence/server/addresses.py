@@ -69,21 +69,14 @@ async def pick_address(url: httpx.URL, *, listed: bool, param: str) -> str:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address, and any IPv4 address inside it, is one of the public internet."""
+    """Whether an address is one of the public internet, for those that translate to IPv4 the inner one."""
     try:
         address: Address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    inner = _embedded(address)
-    if inner is not None and not is_public(str(inner)):
-        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.sixtofour or address.teredo:  # tunnels that nobody serves audio through
+            return False
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.ipv4_mapped
+        address = inner or address
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
-
-
-def _embedded(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that a translating IPv6 address leads to."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)

@@ -115,9 +115,10 @@ def _read_file(url: str, config: ServerConfig, param: str) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         raise refused from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise refused
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise refused
         data = file.read(config.url_fetch_bytes + 1)
     if len(data) > config.url_fetch_bytes:
         raise _too_large(config.url_fetch_bytes, param)

@@ -25,9 +25,7 @@ _BACKLOG = 2048
 _KEEP_ALIVE_S = 75  # longer than load balancers keep their side, so that they close first
 
 
-async def run_app(
-    app: FastAPI, context: Context, on_listening: Callable[[str], None] | None = None
-) -> None:
+async def run_app(app: FastAPI, context: Context, on_listening: Callable[[str], None] | None = None) -> None:
     """Serve on the configured host and port until a signal comes.
 
     `on_listening` gets the URL once connections are accepted.
