@@ -132,7 +132,7 @@ def test_default_model_is_the_packaged_one(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(default_model, "NANO", tmp_path)
     said: list[str] = []
-    assert default_model.default_model(said.append) == tmp_path
+    assert default_model.default_model(said.append) == (tmp_path, "cadence-nano")
     assert said == []
 
 
@@ -151,8 +151,9 @@ def test_without_it_a_labelled_sample_is_written_once(
     monkeypatch.setattr("cadence.models.sample.write_sample_checkpoint", write)
     monkeypatch.setenv("CADENCE_CACHE", str(tmp_path / "cache"))
     said: list[str] = []
-    first, second = (default_model.default_model(said.append) for _ in range(2))
-    assert first == second and num_written == 1
+    (first, name), second = (default_model.default_model(said.append) for _ in range(2))
+    assert second == (first, name) and num_written == 1
+    assert name == "cadence-sample"
     assert sum("RANDOM WEIGHTS" in line for line in said) == 2
     assert [path.name for path in first.parent.iterdir()] == [first.name]
 

@@ -98,6 +98,12 @@ def _parse_modes(_ctx: Any, _param: Any, value: str) -> tuple[str, ...]:
     return modes
 
 
+class _CannotMeasure(click.ClickException):
+    """One line on stderr; exit code 1 is for requests that failed."""
+
+    exit_code = 2
+
+
 @click.command()
 @click.option("--url", default="http://127.0.0.1:8092", show_default=True, help="Server to measure.")
 @click.option("--endpoint", type=click.Choice(["speech", "chat"]), default="speech", show_default=True)
@@ -136,9 +142,7 @@ def bench(**options: Any) -> None:
     try:
         failed = asyncio.run(_main(options))
     except CadenceError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from error
+        raise _CannotMeasure(str(error)) from error
     if failed:
         sys.exit(1)
 

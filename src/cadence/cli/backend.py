@@ -89,8 +89,8 @@ async def _own_engine(model: str | None) -> AsyncIterator[httpx.ASGITransport]:
     from cadence.engine import start_engine
     from cadence.server.app import create_app
 
-    name = model or str(default_model(say_err))
-    config = ServeConfig(model=name, engine=EngineConfig(in_process=True))
+    root = Path(model) if model else default_model(say_err)[0]
+    config = ServeConfig(model=str(root), engine=EngineConfig(in_process=True))
     with LoadingDisplay(Console(stderr=True)) as display:
         engine = await start_engine(config, progress=display.report)
     try:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from cadence import __version__
 from cadence.errors import ConfigError
@@ -15,7 +16,7 @@ from cadence.errors import ConfigError
 __all__ = ["cache_dir", "default_model"]
 
 NANO = Path(__file__).parent.parent / "nano"
-SAMPLE_PRESET = "tiny"
+SAMPLE_PRESET: Literal["tiny"] = "tiny"
 
 
 def cache_dir() -> Path:
@@ -29,14 +30,17 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cadence"
 
 
-def default_model(say: Callable[[str], None]) -> Path:
+def default_model(say: Callable[[str], object]) -> tuple[Path, str]:
     """The checkpoint inside the package, or else a small one with random weights, written once.
+
+    Returns:
+        Its folder, and the name to serve it under.
 
     Raises:
         ConfigError: the cache folder cannot be written.
     """
     if (NANO / "config.json").is_file():
-        return NANO
+        return NANO, "cadence-nano"
     sample = cache_dir() / f"sample-{SAMPLE_PRESET}-{__version__}"
     if not (sample / "config.json").is_file():
         say(f"No built-in model in this installation: writing a sample checkpoint to {sample}")
@@ -44,7 +48,7 @@ def default_model(say: Callable[[str], None]) -> Path:
     say(
         "Serving a sample checkpoint with RANDOM WEIGHTS: it answers with noise. Name a model to hear speech."
     )
-    return sample
+    return sample, "cadence-sample"
 
 
 def _write_sample(out: Path) -> None:

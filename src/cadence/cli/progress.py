@@ -23,19 +23,22 @@ class LoadingDisplay:
         self._started_s = time.monotonic()
         self._tasks: dict[str, TaskID] = {}
         self._done: set[str] = set()
-        columns = (TextColumn("  {task.description:<28}"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn())
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
-    def report(self, part: str, fraction: float) -> None:
-        """`part` is loaded up to `fraction` (0..1); 1.0 the first time prints its line."""
-        if part not in self._tasks:
-            self._tasks[part] = self._bars.add_task(part, total=1.0)
-        self._bars.update(self._tasks[part], completed=min(fraction, 1.0))
-        if fraction >= 1.0 and part not in self._done:
-            self._done.add(part)
-            self._console.print(
-                f"  {part} ready ({time.monotonic() - self._started_s:.1f} s)", highlight=False
-            )
+    def report(self, text: str, fraction: float) -> None:
+        """`text` is what happens now, as "stage: sentence" or a sentence; `fraction` is 0..1.
+
+        Sentences of one stage share a bar; a stage's line is printed when it is complete.
+        """
+        stage = text.partition(": ")[0]
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(text, total=1.0)
+        self._bars.update(self._tasks[stage], completed=min(fraction, 1.0), description=text)
+        if fraction >= 1.0 and stage not in self._done:
+            self._done.add(stage)
+            took_s = time.monotonic() - self._started_s
+            self._console.print(f"  {stage}: ready after {took_s:.1f} s", highlight=False, markup=False)
 
     def __enter__(self) -> LoadingDisplay:
         self._bars.start()

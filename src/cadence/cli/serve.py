@@ -77,11 +77,13 @@ def serve(**options: Any) -> None:
     Without MODEL, the one inside the package. The flags of `vllm serve --omni` work; API keys may also
     come from CADENCE_API_KEY or VLLM_API_KEY.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     logging.basicConfig(level=options["log_level"].upper(), format=LOG_FORMAT)
+    if options["log_level"] == "info":
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at info, we say better
     for line in notices(options):
         console.print(f"Note: {line}", style="dim")
-    config = build_config(options, say=console.print)
+    config = build_config(options, say=lambda line: console.print(line, markup=False))
     if config.server.host not in LOOPBACK and not config.server.api_keys:
         console.print(
             f"Warning: listening on {config.server.host} without an API key: "
@@ -118,10 +120,14 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
             server[name] = options[name]
     if keys := options["api_key"] or _keys_of_environment():
         server["api_keys"] = keys
+    model, names = options["model"], options["served_model_name"]
+    if not model:
+        path, name = default_model(say)
+        model, names = str(path), names or (name,)
     return replace(
         base,
-        model=options["model"] or base.model or str(default_model(say)),
-        served_model_names=options["served_model_name"] or base.served_model_names,
+        model=model,
+        served_model_names=names,
         thinker=replace(base.thinker, **thinker),
         token2wav=replace(base.token2wav, **token2wav),
         engine=replace(base.engine, **engine),
@@ -157,9 +163,13 @@ async def _serve(config: ServeConfig, console: Console) -> None:
 def _invite(console: Console, url: str, info: ModelInfo) -> None:
     """Where the server is, what it serves, and a first thing to try."""
     label = ", random weights" if info.random_weights else ""
-    console.print(f"Cadence is ready: [bold]{url}[/] ({info.model_id}{label}; voices: {', '.join(info.voices)})")
-    text = '{"input": "Hello, this is Cadence."}'
-    console.print(
-        f"Try: curl {url}/v1/audio/speech -H 'Content-Type: application/json' -d '{text}' -o hello.wav",
-        soft_wrap=True,
-    )
+    voices = f"; voices: {', '.join(info.voices)}" if info.voices else ""
+    console.print(f"Cadence is ready: [bold]{url}[/] ({info.model_id}{label}{voices})")
+    if info.can_speak:
+        route, body = "audio/speech", '{"input": "Hello, this is Cadence."}'
+        target = " -o hello.wav"
+    else:
+        route, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello."}]}'
+        target = ""
+    header = "Content-Type: application/json"
+    console.print(f"Try: curl {url}/v1/{route} -H '{header}' -d '{body}'{target}", markup=False)

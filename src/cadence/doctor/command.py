@@ -45,7 +45,7 @@ def doctor(
     from cadence.doctor.report import Report
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    root = model or default_model(lambda line: click.echo(line, err=True))
+    root = model or default_model(lambda line: click.echo(line, err=True))[0]
     if threads is not None:
         import torch
 

@@ -32,7 +32,7 @@ class GoldenFile(Mapping[str, NDArray[np.generic]]):
     def __init__(self, path: Path) -> None:
         self.path = path
         with np.load(path, allow_pickle=False) as data:
-            self._arrays = {name: data[name] for name in data.files}
+            self._arrays: dict[str, NDArray[np.generic]] = {name: data[name] for name in data.files}
         self._read: set[str] = set()
 
     def __getitem__(self, name: str) -> NDArray[np.generic]:
