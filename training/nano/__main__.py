@@ -17,6 +17,8 @@ _STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # module, function, it
     "vocabulary": ("text_vocabulary", "run", ()),
     "speech-female": ("speech", "run", ("female",)),
     "speech-male": ("speech", "run", ("male",)),
+    "speech-tokenizer": ("speech_tokenizer", "run", ()),
+    "speaker": ("speaker", "run", ()),
     "vocoder": ("vocoder", "run", ()),
     "flow-encoder": ("flow", "run_encoder", ()),
     "flow": ("flow", "run", ()),

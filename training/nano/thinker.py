@@ -118,5 +118,5 @@ def run() -> dict[str, float]:
     return fit(Task(
         name="thinker", module=model, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
         learning_rate=LEARNING_RATE, weight_decay=0.02, validate_every=VALIDATE_EVERY,
-        sizes=dataclasses.asdict(model.sizes),
+        average=0.998, sizes=dataclasses.asdict(model.sizes),
     ))

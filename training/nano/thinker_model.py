@@ -27,7 +27,7 @@ class ThinkerSizes:
 
     num_text: int
     hidden: int = 256
-    layers: int = 5
+    layers: int = 4
     heads: int = 4
     kv_heads: int = 2
     units: int = 704
