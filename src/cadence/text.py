@@ -73,7 +73,13 @@ class Tokenizer:
                 param="tokenizer",
             )
         settings = _read_object(root / "tokenizer_config.json", optional=True)
-        _add_declared(root, settings, added, flags)
+        try:
+            _add_declared(root, settings, added, flags)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                "added_tokens.json or tokenizer_config.json declares tokens in a form that is not known.",
+                param="tokenizer",
+            ) from error
         vocab: dict[str, int] = bpe.get_vocab(with_added_tokens=False)
         vocab.update({content: token_id for token_id, content in added.items()})
         special = SpecialIds.from_vocab(
@@ -195,9 +201,16 @@ def _from_tokenizer_json(path: Path) -> tuple[BpeTokenizer, dict[int, str], dict
     kind = model.get("type") if isinstance(model, dict) else None
     if kind != "BPE":
         raise CheckpointError(f"{path.name}: model.type is {kind!r}, expected 'BPE'.", param="model.type")
-    entries = data.get("added_tokens") or []
-    added = {int(entry["id"]): str(entry["content"]) for entry in entries}
-    flags = {int(entry["id"]): bool(entry.get("special", True)) for entry in entries}
+    try:
+        entries = [
+            (int(e["id"]), str(e["content"]), bool(e.get("special", True))) for e in data["added_tokens"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name}: added_tokens is no list of tokens.", param="added_tokens"
+        ) from error
+    added = {token_id: content for token_id, content, _ in entries}
+    flags = {token_id: is_special for token_id, _, is_special in entries}
     # Without added tokens no text can match one; padding and templates are not wanted either.
     data |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     try:

@@ -63,11 +63,6 @@ class SpecialIds:
         return self.audio_start
 
     @property
-    def first_special(self) -> int:
-        """Same as `text_limit`."""
-        return self.audio_start
-
-    @property
     def audio_padding(self) -> int:
         """The id that pads an audio slot: the one after the last speech code."""
         return self.audio_0 + PADDING_CODE
@@ -89,10 +84,6 @@ class SpecialIds:
     def is_code(self, token_id: int) -> bool:
         """Whether an id is a speech code 0..6560; the padding id is not."""
         return self.audio_0 <= token_id < self.audio_0 + NUM_CODES
-
-    def is_audio(self, token_id: int) -> bool:
-        """Whether an id fills an audio slot: a speech code or its padding."""
-        return self.audio_0 <= token_id < self.num_ids
 
     def code_of(self, token_id: int) -> int:
         """Speech code of an id; ValueError when the id is not one."""

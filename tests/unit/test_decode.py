@@ -52,8 +52,9 @@ def test_sixteen_bit_values_are_exact() -> None:
 
 
 def test_a_streamed_wav_of_unknown_length_decodes() -> None:
-    streamed = wav_header(16_000) + WAV[44:]
-    np.testing.assert_array_equal(decode_audio(streamed), decode_audio(WAV))
+    for riff_size, data_size in ((0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (36, 0), (0xFFFFFFFF, 0)):
+        head = WAV[:4] + struct.pack("<I", riff_size) + WAV[8:40] + struct.pack("<I", data_size)
+        np.testing.assert_array_equal(decode_audio(head + WAV[44:]), decode_audio(WAV))
 
 
 def test_a_wav_cut_short_gives_what_is_there() -> None:

@@ -27,7 +27,7 @@ def test_ids_are_looked_up_by_name_and_ranges_follow() -> None:
     assert special.stop_ids == (11, 10)
     assert special.is_text(12) and not special.is_text(13) and not special.is_text(-1)
     assert special.is_code(20) and special.is_code(20 + NUM_CODES - 1)
-    assert not special.is_code(special.audio_padding) and special.is_audio(special.audio_padding)
+    assert special.audio_padding == 20 + NUM_CODES and not special.is_code(special.audio_padding)
     assert special.code_of(special.id_of(6560)) == 6560
 
 

@@ -40,8 +40,11 @@ def plain_wav(data: bytes, *, param: str | None = None) -> bytes:
                 break
             fmt = data[position : position + size]
         elif name == b"data" and fmt is not None:
-            body = memoryview(data)[position : position + size]  # cut at the end of the bytes
-            return _join(fmt, body)
+            # Writers that stream leave 0 in both size fields, or all ones: the sound goes on to the end.
+            (claimed,) = struct.unpack_from("<I", data, 4)
+            streamed = size == 0 and (claimed + _CHUNK_HEADER_BYTES <= position or claimed == 0xFFFFFFFF)
+            end = len(data) if streamed else position + size
+            return _join(fmt, memoryview(data)[position:end])
         position += size + size % 2  # chunks are padded to even length
     raise InvalidAudio("The WAV file has no readable format or no sound in it.", param=param)
 
