@@ -73,7 +73,7 @@ class _Log:
             # Cloned, because source and target overlap.
             self.own[..., :keep, :] = self.own[..., self.used - keep : self.used, :].clone()
             self.used = keep
-        self.own = _grown(self.own, self.used, self.used + count, self._max)
+        self.own = _grown(self.own, self.used + count, self._max)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Write the new frames' [heads, n, d]; everything remembered, oldest first."""
@@ -88,14 +88,14 @@ class _Log:
         self.used += self._new
 
 
-def _grown(store: Tensor, used: int, needed: int, limit: int) -> Tensor:
+def _grown(store: Tensor, needed: int, limit: int) -> Tensor:
     """`store` with room for `needed` frames on its second last axis; doubles, so copies stay rare."""
     capacity = store.shape[-2]
     if needed <= capacity:
         return store
     wider = max(needed, min(max(2 * capacity, _FIRST_CAPACITY), limit))
     grown = store.new_empty(*store.shape[:-2], wider, store.shape[-1])
-    grown[..., :used, :] = store[..., :used, :]
+    grown[..., :capacity, :] = store
     return grown
 
 
@@ -194,7 +194,7 @@ class FlowStream:
             self._store.index_copy_(4, target, self._store.index_select(4, source))
             self.window.move(plan)
         limit = num_frames if self.voice is None else self.window.max_own + num_frames
-        self._store = _grown(self._store, plan.used - num_frames, plan.used, limit)
+        self._store = _grown(self._store, plan.used, limit)
         self._plan = plan
         return plan
 

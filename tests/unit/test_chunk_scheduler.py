@@ -1,0 +1,84 @@
+"""When a stream's codes make a chunk, and whose chunk goes first."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cadence.errors import ConfigError
+from cadence.token2wav.scheduler import Candidate, ChunkCutter, check_schedule, choose
+from cadence.types import ChunkSchedule
+
+
+def cut(num_codes: int, schedule: ChunkSchedule, pushes: list[int]) -> list[tuple[int, int, bool]]:
+    cutter, pending, chunks = ChunkCutter(schedule), 0, []
+    for index, push in enumerate([*pushes, 0]):
+        pending += push
+        ended = index == len(pushes)
+        while (chunk := cutter.next(pending, ended=ended)) is not None:
+            assert chunk.num_codes + chunk.num_ahead <= pending
+            pending -= chunk.num_codes
+            cutter.advance()
+            chunks.append((chunk.num_codes, chunk.num_ahead, chunk.last))
+            if chunk.last:
+                break
+    assert pending == 0
+    return chunks
+
+
+def test_chunks_grow_from_first_to_steady() -> None:
+    chunks = cut(110, ChunkSchedule(), [110])
+    assert [size for size, _, _ in chunks] == [5, 10, 20, 25, 25, 25]
+    assert [ahead for _, ahead, _ in chunks] == [3, 3, 3, 3, 3, 0]
+    assert [last for _, _, last in chunks] == [False] * 5 + [True]
+
+
+def test_the_reference_s_schedule() -> None:
+    fixed = ChunkSchedule(first=25, steady=25, growth=1.0)
+    assert [size for size, _, _ in cut(100, fixed, [100])] == [25, 25, 25, 25]
+    assert [size for size, _, _ in cut(28, fixed, [28])] == [25, 3]  # at 28 codes the end is not known yet
+
+
+@pytest.mark.parametrize("num_codes", [0, 1, 2, 3, 4, 7, 8, 9, 24, 25, 26, 27, 28, 29, 200])
+def test_every_code_is_rendered_once_however_they_come(num_codes: int) -> None:
+    rng = random.Random(num_codes)
+    schedule = ChunkSchedule(first=rng.randint(1, 9), steady=25, growth=rng.choice([1.0, 1.1, 2.0, 9.0]))
+    for _ in range(20):
+        left, pushes = num_codes, []
+        while left:
+            pushes.append(rng.randint(1, left))
+            left -= pushes[-1]
+        chunks = cut(num_codes, schedule, pushes)
+        assert sum(size for size, _, _ in chunks) == num_codes
+        assert all(size for size, _, _ in chunks)
+        assert [last for _, _, last in chunks].count(True) == (1 if num_codes else 0)
+
+
+def test_new_streams_first_within_their_quota_then_the_driest() -> None:
+    new = [Candidate(f"n{i}", True, 0.0) for i in range(5)]
+    running = [Candidate("full", False, 3.0), Candidate("dry", False, -0.2), Candidate("low", False, 0.1)]
+    assert choose(new + running, max_batch=4) == ["n0", "n1", "dry", "low"]
+    assert choose(new + running, max_batch=1) == ["n0"]
+    assert choose(new, max_batch=4) == ["n0", "n1", "n2", "n3"]
+    assert choose(new[:1] + running, max_batch=8) == ["n0", "dry", "low", "full"]
+    assert choose(running, max_batch=2) == ["dry", "low"]
+    assert choose([], max_batch=2) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "field"),
+    [
+        (ChunkSchedule(lookahead=2), "lookahead"),
+        (ChunkSchedule(first=0), "first"),
+        (ChunkSchedule(first=30), "steady"),
+        (ChunkSchedule(growth=0.5), "growth"),
+    ],
+)
+def test_impossible_schedules_are_refused(schedule: ChunkSchedule, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        check_schedule(schedule, lookahead=3)
+
+
+def test_the_default_schedule_is_fine() -> None:
+    check_schedule(ChunkSchedule(), lookahead=3)
