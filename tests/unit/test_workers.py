@@ -15,9 +15,10 @@ import numpy as np
 import psutil
 import pytest
 
-from cadence.errors import InvalidRequest, NotReady, RequestAborted, StageFailed
+from cadence.errors import InternalError, InvalidRequest, NotReady, RequestAborted, StageFailed
 from cadence.runtime.client import ThinkerClient, Token2WavClient
 from cadence.runtime.fake_stages import tone
+from cadence.runtime.launch import start_stages
 from cadence.runtime.stages import StageSpec
 from cadence.runtime.supervisor import Supervisor, SupervisorPolicy, backoff_s
 from cadence.runtime.wire import decode_output, decode_request, encode_output, encode_request, pack, unpack
@@ -190,9 +191,17 @@ async def test_a_stage_that_cannot_load_is_a_clear_error() -> None:
     assert not psutil.pid_exists(supervisor.pid)
 
 
+async def test_one_stage_that_fails_stops_the_other() -> None:
+    specs = [thinker_spec(script=[1]), StageSpec("fake_token2wav", "", {"no_such_option": 1})]
+    before = set(psutil.Process().children())
+    with pytest.raises(InternalError):
+        await start_stages(specs, in_process=False, progress=lambda text, fraction: None)
+    assert set(psutil.Process().children()) == before
+
+
 def test_the_child_ends_with_its_parent() -> None:
     program = """
-        import asyncio, os, sys
+        import asyncio
         from cadence.runtime.stages import StageSpec
         from cadence.runtime.supervisor import Supervisor
 

@@ -147,9 +147,7 @@ class Answer:
         try:
             last = await self._read(plan, transcript, track)
             if track is not None:
-                # A whole utterance is rendered in one go: how long depends on its length, so only the
-                # request's own deadline bounds it. A stream must keep moving.
-                self._watch.expect_within(self._shop.config.stall_s if self._streaming else None)
+                self._watch.expect_within(self._last_wait_s())
                 await track.finish()
         finally:
             if track is not None:
@@ -189,10 +187,21 @@ class Answer:
         speech = SpeechRequest(
             request_id=self._stage_id,
             voice=self._request.voice,
-            seed=plan.sampling.seed,
+            seed=plan.sampling.seed if self._request.audio_seed is None else self._request.audio_seed,
             streaming=self._streaming,
         )
         return SpeechTrack(self._shop.token2wav, speech, emit=self._sound, fail=self.end)
+
+    def _last_wait_s(self) -> float | None:
+        """The longest silence once all codes are there; None = only the request's deadline counts.
+
+        A whole utterance is rendered in one go: how long that takes depends on its length. A stream must
+        keep moving, once it has had its turn.
+        """
+        if not self._streaming:
+            return None
+        config = self._shop.config
+        return config.first_output_s if self._watch.underrun_s is None else config.stall_s
 
     async def _sound(self, chunk: AudioChunk) -> None:
         self._watch.sound(chunk.samples.size)

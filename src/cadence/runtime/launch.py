@@ -24,7 +24,7 @@ from cadence.thinker.base import Thinker
 from cadence.token2wav.base import Token2Wav
 from cadence.types import ModelInfo, SamplingParams
 
-__all__ = ["Launched", "launch"]
+__all__ = ["Launched", "launch", "start_stages"]
 
 _DEFAULT_POSITIONS = 16384
 
@@ -66,7 +66,7 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
     specs = [StageSpec.thinker(root, config.thinker)]
     if not thinker_only:
         specs.append(StageSpec.token2wav(root, config.token2wav))
-    stages, monitors = await _start_all(specs, in_process=config.engine.in_process, progress=progress)
+    stages, monitors = await start_stages(specs, in_process=config.engine.in_process, progress=progress)
     token2wav = cast("Token2Wav | None", stages.get("token2wav"))
     names = (*config.served_model_names, *model_aliases(config.model))
     return Launched(
@@ -88,7 +88,7 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
     )
 
 
-async def _start_all(
+async def start_stages(
     specs: list[StageSpec], *, in_process: bool, progress: Progress
 ) -> tuple[dict[str, Stage], dict[str, Callable[[], StageStatus]]]:
     """Start stages at the same time; when one cannot start, stop the others and raise its error."""
