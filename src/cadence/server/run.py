@@ -53,8 +53,7 @@ async def run_app(app: FastAPI, context: Context, on_listening: Callable[[str], 
         ),
         context,
     )
-    if on_listening is not None:
-        on_listening(_url(listener))
+    server.on_started = lambda: on_listening(_url(listener)) if on_listening else None
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -87,6 +86,12 @@ class _DrainingServer(uvicorn.Server):
         self._context = context
         self._drain: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self.on_started: Callable[[], None] = lambda: None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections; signals are already handled by then."""
+        await super().startup(sockets)
+        self.on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in the main thread, between any two instructions of it."""
