@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadence.router import TokenRouter
@@ -42,6 +42,7 @@ def test_every_stop_id_ends_and_ids_without_a_token_are_dropped(special: Special
     assert (routed.text_ids, routed.codes, routed.ended) == ((), (), False)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_the_split_does_not_matter(special: SpecialIds, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, special.num_ids + 3), max_size=60))

@@ -47,6 +47,7 @@ def test_no_added_token_comes_out_of_text(tokenizer: Tokenizer) -> None:
             assert tokenizer.decode(ids) == text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_text_survives_encoding(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
@@ -69,7 +70,7 @@ def test_loose_files_give_the_same_tokenizer(tokenizer: Tokenizer, loose_files: 
     assert loose.encode(text) == tokenizer.encode(text)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_pieces_join_to_the_whole_decoding(
     tokenizer: Tokenizer, reference: ReferenceTokenizer, data: st.DataObject
