@@ -93,7 +93,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         open_safetensors(tmp_path)
     write_index(tmp_path, weight_map)
     (tmp_path / weight_map["weight"]).unlink()
-    with pytest.raises(CheckpointError, match="00001.*missing"):
+    with pytest.raises(CheckpointError, match=r"00001.*missing"):
         open_safetensors(tmp_path)
     (tmp_path / weight_map["weight"]).write_bytes(b"not a tensor file")
     with pytest.raises(CheckpointError, match="not a readable"):
