@@ -149,6 +149,14 @@ def test_work_is_bounded_where_little_is_kept() -> None:
         decode_audio(data, max_bytes=100_000)
 
 
+def test_computing_is_bounded_by_the_sound_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a file of one-sample packets would do this; here the clock runs fast instead
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr("time.thread_time", lambda: float(next(clock)))
+    with pytest.raises(InvalidAudio, match="too much computing"):
+        decode_audio(encode_wav(tone(5.0, 16_000), 16_000))
+
+
 def test_lying_text_chunks_cost_no_memory() -> None:
     lie = b"LIST" + struct.pack("<I", 0x70000000) + b"INFOISFT" + struct.pack("<I", 0x6FFFFF00)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,8 +8,9 @@ never believed: seconds and bytes are counted on samples as they come out.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import av
@@ -43,8 +44,12 @@ _OPEN_OPTIONS = {
 _MIN_RATE_HZ, _MAX_RATE_HZ = 4_000, 384_000
 _MAX_CHANNELS = 8
 _MAX_BAD_PACKETS = 500
-# Work is bounded too: samples decoded, over all channels, may take this many times `max_bytes`.
+# Work is bounded too. Samples decoded, over all channels, may take this many times `max_bytes`; and after
+# the first seconds of computing, decoding must be this many times faster than the sound plays (real files
+# are hundreds of times faster; a file of one-sample packets is not).
 _WORK_FACTOR = 16
+_FREE_CPU_S = 5.0
+_MIN_SPEED = 20.0
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -57,11 +62,14 @@ class _Limits:
     param: str | None
     num_frames: int = 0
     work_bytes: int = 0
+    seconds: float = 0.0
+    started_s: float = field(default_factory=time.thread_time)
 
     def count(self, block: NDArray[np.float32], rate_hz: int) -> None:
         """Add one block [C, S] as it was decoded."""
         self.num_frames += block.shape[1]
         self.work_bytes += 4 * block.size
+        self.seconds = self.num_frames / rate_hz
         if self.num_frames > self.max_seconds * rate_hz:
             raise PayloadTooLarge(
                 f"The audio is longer than the {self.max_seconds:g} seconds allowed.",
@@ -70,6 +78,11 @@ class _Limits:
             )
         if self.work_bytes > _WORK_FACTOR * self.max_bytes:
             self.too_large()
+
+    def check_time(self) -> None:
+        """Stop when the computing so far is out of proportion to the sound it gave."""
+        if time.thread_time() - self.started_s > _FREE_CPU_S + self.seconds / _MIN_SPEED:
+            raise InvalidAudio("The audio takes too much computing to decode.", param=self.param)
 
     def keep(self, num_bytes: int) -> None:
         """Check how much is held."""
@@ -175,7 +188,7 @@ def _blocks(data: bytes, limits: _Limits) -> Iterator[tuple[NDArray[np.float32],
         stream.codec_context.thread_count = 1
         rate_hz = 0
         try:
-            for frame in _frames(container, stream, broken):
+            for frame in _frames(container, stream, limits, broken):
                 rate_hz = _checked_rate(frame, rate_hz, limits.param)
                 block = _to_float(frame)
                 limits.count(block, rate_hz)
@@ -185,10 +198,11 @@ def _blocks(data: bytes, limits: _Limits) -> Iterator[tuple[NDArray[np.float32],
             raise broken from error
 
 
-def _frames(container: Any, stream: Any, broken: InvalidAudio) -> Iterator[Any]:
+def _frames(container: Any, stream: Any, limits: _Limits, broken: InvalidAudio) -> Iterator[Any]:
     """Decoded frames. Packets that do not decode are skipped, as players do, unless they are most."""
     num_good = num_bad = 0
     for packet in container.demux(stream):
+        limits.check_time()
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
