@@ -50,13 +50,17 @@ class Token2WavConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """How the stages are joined and what is admitted. Times in seconds."""
+    """How the stages are joined and what is admitted. Times in seconds.
+
+    At most `max_waiting` requests queue, with no more than `max_waiting_audio_s` of sound among them.
+    """
 
     async_chunk: bool = True
     thinker_only: bool = False
     in_process: bool = False
     max_running: int = 32
     max_waiting: int = 128
+    max_waiting_audio_s: float = 7200.0
     max_queue_s: float = 30.0
     first_output_s: float = 120.0
     stall_s: float = 60.0

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from cadence.answers.admission import Admission
 from cadence.answers.answer import Answer, Workshop
+from cadence.answers.plan import num_audio_s
 from cadence.config import EngineConfig, ServeConfig
 from cadence.errors import (
     CadenceError,
@@ -68,7 +69,9 @@ class Engine:
             prompt_builder=prompt_builder,
             config=config,
             metrics=EngineMetrics(info.model_id),
-            admission=Admission(config.max_running, config.max_waiting, config.max_queue_s),
+            admission=Admission(
+                config.max_running, config.max_waiting, config.max_queue_s, config.max_waiting_audio_s
+            ),
             max_model_len=info.max_model_len,
             default_max_tokens={kind: sampling.max_tokens for kind, sampling in default_sampling.items()},
         )
@@ -199,7 +202,7 @@ class Engine:
                 raise NotReady(
                     "A part of the server is restarting.", retry_after_s=max(1, round(status.retry_after_s))
                 )
-        self._shop.admission.check()
+        self._shop.admission.check(num_audio_s(request))
 
     def _check_voice(self, voice: str) -> None:
         if self._shop.token2wav is None or not self._info.can_speak:

@@ -90,6 +90,19 @@ async def test_admission_place_handed_to_a_leaver_passes_on() -> None:
             await full.place("y").__aenter__()
 
 
+async def test_admission_bounds_the_sound_that_waits() -> None:
+    admission = Admission(1, 10, 5, max_waiting_audio_s=60)
+    async with admission.place("running", 1000):  # what runs at once is not in the queue
+        waiting = asyncio.create_task(admission.place("b", 40).__aenter__())
+        await asyncio.sleep(0)
+        admission.check(20)
+        with pytest.raises(Overloaded):
+            admission.check(21)
+        admission.check(0)
+    await waiting
+    admission.check(60)
+
+
 def test_retry_after_is_a_whole_second_in_bounds() -> None:
     assert retry_after_s(0, 32, 0.1) == 1
     assert retry_after_s(63, 32, 2.0) == 4

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,7 +23,15 @@ from cadence.runtime.fake_stages import tone
 from cadence.runtime.launch import start_stages
 from cadence.runtime.stages import StageSpec
 from cadence.runtime.supervisor import Supervisor, SupervisorPolicy, backoff_s
-from cadence.runtime.wire import decode_output, decode_request, encode_output, encode_request, pack, unpack
+from cadence.runtime.wire import (
+    FrameReader,
+    decode_output,
+    decode_request,
+    encode_output,
+    encode_request,
+    pack,
+    unpack,
+)
 from cadence.types import (
     CODE_SAMPLES,
     AudioChunk,
@@ -78,6 +88,23 @@ def test_everything_that_crosses_the_border_comes_back_the_same() -> None:
     assert decode_output(unpack(pack({"t": "x", "v": encode_output(step)})[4:])["v"]) == step
     chunk = decode_output(unpack(pack({"t": "x", "v": encode_output(AudioChunk(mel[0]))})[4:])["v"])
     assert isinstance(chunk, AudioChunk) and np.array_equal(chunk.samples, mel[0])
+
+
+async def test_broken_frames_are_one_clear_error() -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    whole = pack({"t": "out", "value": {"samples": np.zeros(3, np.float32)}, "ids": [1, 2], "x": None})
+    for _ in range(2000):
+        data = bytearray(whole)
+        for _ in range(dice.randrange(1, 4)):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        reader = asyncio.StreamReader()
+        reader.feed_data(bytes(data[: dice.randrange(len(data) + 1)]))
+        reader.feed_eof()
+        with contextlib.suppress(StageFailed):
+            frame = await FrameReader(reader).next()
+            assert frame is None or "t" in frame
 
 
 def test_backoff_grows_to_a_bound() -> None:

@@ -30,12 +30,17 @@ class Admission:
     Args:
         max_running: places, at least 1.
         max_waiting: length of the queue; 0 = refuse at once when all places are taken.
+        max_waiting_audio_s: seconds of sound in the queue: what its memory is bounded by.
         max_queue_s: longest wait before a queued request is refused after all.
     """
 
-    def __init__(self, max_running: int, max_waiting: int, max_queue_s: float) -> None:
+    def __init__(
+        self, max_running: int, max_waiting: int, max_queue_s: float, max_waiting_audio_s: float = math.inf
+    ) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
+        self._max_waiting_audio_s = max_waiting_audio_s
+        self._waiting_audio_s = 0.0
         self._max_queue_s = max_queue_s
         self._num_running = 0
         self._queue: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
@@ -51,25 +56,33 @@ class Admission:
         """Requests in the queue."""
         return len(self._queue)
 
-    def check(self) -> None:
-        """Raise Overloaded if a request that came now would be refused."""
-        if self._num_running >= self._max_running and len(self._queue) >= self._max_waiting:
+    def check(self, audio_s: float = 0.0) -> None:
+        """Raise Overloaded if a request with this much sound that came now would be refused."""
+        if self._num_running < self._max_running:
+            return
+        if len(self._queue) >= self._max_waiting:
             raise self._overloaded(
                 f"The server is full: {self._num_running} requests are running and {len(self._queue)} wait."
             )
+        if audio_s > 0 and self._waiting_audio_s + audio_s > self._max_waiting_audio_s:
+            raise self._overloaded("The server is full: too much audio waits to be heard.")
 
     @asynccontextmanager
-    async def place(self, request_id: str) -> AsyncIterator[None]:
+    async def place(self, request_id: str, audio_s: float = 0.0) -> AsyncIterator[None]:
         """Hold a place, waiting for one if need be.
 
         Raises:
             Overloaded: the queue is full, or no place came free within `max_queue_s`.
         """
-        self.check()
+        self.check(audio_s)
         if self._num_running < self._max_running:
             self._num_running += 1
         else:
-            await self._wait(request_id)
+            self._waiting_audio_s += audio_s
+            try:
+                await self._wait(request_id)
+            finally:
+                self._waiting_audio_s -= audio_s
         started = time.monotonic()
         try:
             yield

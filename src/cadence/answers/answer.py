@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cadence.answers.admission import Admission
 from cadence.answers.mailbox import Mailbox
-from cadence.answers.plan import plan_request, with_seed
+from cadence.answers.plan import num_audio_s, plan_request, with_seed
 from cadence.answers.speech_track import SpeechTrack
 from cadence.answers.stopwatch import Stopwatch
 from cadence.answers.transcript import Transcript
@@ -105,7 +105,8 @@ class Answer:
     async def _run(self) -> None:
         end: Done | CadenceError
         try:
-            async with self._shop.admission.place(self._request.request_id):
+            audio_s = num_audio_s(self._request)
+            async with self._shop.admission.place(self._stage_id, audio_s):
                 self._watch.admitted()
                 self._watch.expect_within(self._shop.config.first_output_s)
                 plan = await asyncio.to_thread(self._plan)

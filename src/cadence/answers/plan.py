@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Sequence
 
 from cadence.errors import InvalidRequest, PromptTooLong
-from cadence.types import Prompt, Request, SamplingParams, ThinkerRequest
+from cadence.types import INPUT_RATE_HZ, AudioPart, Prompt, Request, SamplingParams, ThinkerRequest
 
-__all__ = ["num_speech_ids", "plan_request", "with_seed"]
+__all__ = ["num_audio_s", "num_speech_ids", "plan_request", "with_seed"]
 
 # Verbatim speech: generous bounds on the codes per text token, 25 codes a second. A token is spoken in
 # about 0.3 s; digits and long words take up to a second, and a short text may begin and end in silence.
@@ -22,6 +22,12 @@ def num_speech_ids(num_text_ids: int) -> int:
     """The most ids (text slots and audio slots) that speaking `num_text_ids` tokens may take."""
     codes = _EXTRA_CODES + _CODES_PER_TEXT_ID * num_text_ids
     return codes + codes // _GROUP_CODES + 2
+
+
+def num_audio_s(request: Request) -> float:
+    """Seconds of sound that a request brings."""
+    parts = (part for message in request.messages for part in message.content)
+    return sum(len(part.samples) for part in parts if isinstance(part, AudioPart)) / INPUT_RATE_HZ
 
 
 def with_seed(sampling: SamplingParams) -> SamplingParams:

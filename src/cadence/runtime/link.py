@@ -95,6 +95,7 @@ class StageLink:
             self.ready.set_exception(error)
             self.ready.exception()  # marks it as seen: nobody need be waiting
         self.end_streams(error)
+        self.stats = {}
         self._writer.close()
 
     def forget(self, number: int) -> None:

@@ -64,7 +64,7 @@ def pack(frame: Mapping[str, Any]) -> bytes:
 
 
 def unpack(body: bytes) -> Frame:
-    """A frame's body as a map. ValueError when it is none."""
+    """A frame's body as a map. Broken bytes raise whatever msgpack and numpy make of them."""
     frame = msgpack.unpackb(body, ext_hook=_unpack_array, raw=False, strict_map_key=False)
     if not isinstance(frame, dict) or "t" not in frame:
         raise ValueError("not a frame")
@@ -92,7 +92,7 @@ class FrameReader:
             return None
         try:
             return unpack(body)
-        except (ValueError, msgpack.exceptions.UnpackException) as error:
+        except Exception as error:
             raise StageFailed("A stage's process sent a broken frame.") from error
 
 
