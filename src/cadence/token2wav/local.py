@@ -79,6 +79,8 @@ class LocalToken2Wav:
         self, request: SpeechRequest, codes: AsyncIterator[Sequence[int]]
     ) -> AsyncIterator[AudioChunk]:
         """Render `codes` as they arrive; see the protocol."""
+        if request.voice not in self._store.names():
+            self._store.prompt(request.voice)  # raises, and says which voices there are
         loop = asyncio.get_running_loop()
         outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
 
@@ -105,8 +107,7 @@ class LocalToken2Wav:
         finally:
             self._worker.discard(session)
             pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pump
+            await asyncio.wait({pump})
 
     async def _pump(self, session: Session, codes: AsyncIterator[Sequence[int]]) -> None:
         """Hand codes on; whatever `codes` raises ends the session."""

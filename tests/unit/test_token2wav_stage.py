@@ -1,0 +1,285 @@
+"""The Token2Wav stage through its protocol: lengths, isolation, aborts, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cadence.config import Token2WavConfig
+from cadence.errors import CadenceError, ConfigError, InvalidRequest, RequestAborted, StageFailed
+from cadence.token2wav.local import LocalToken2Wav
+from cadence.types import CODE_SAMPLES, ChunkSchedule, SpeechRequest
+
+CODES = [int(code) for code in np.random.default_rng(0).integers(0, 6561, 120)]
+CONFIG = Token2WavConfig(device="cpu", threads=1, num_steps=2, max_num_seqs=4, max_batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_checkpoint: Path) -> Iterator[LocalToken2Wav]:
+    stage = LocalToken2Wav.load(tiny_checkpoint, CONFIG)
+    yield stage
+    stage._worker.close()
+
+
+@pytest.fixture
+async def stage(loaded: LocalToken2Wav) -> AsyncIterator[LocalToken2Wav]:
+    yield loaded
+    stats = await loaded.stats()
+    assert (stats["num_sessions"], stats["num_waiting"], stats["session_bytes"]) == (0, 0, 0)
+
+
+async def feed(codes: Sequence[int], size: int = 7) -> AsyncIterator[Sequence[int]]:
+    for start in range(0, len(codes), size):
+        yield codes[start : start + size]
+        await asyncio.sleep(0)
+
+
+async def speak(
+    stage: LocalToken2Wav,
+    name: str,
+    codes: Sequence[int],
+    *,
+    voice: str = "default",
+    seed: int | None = 1,
+    streaming: bool = True,
+    size: int = 7,
+) -> list[NDArray[np.float32]]:
+    request = SpeechRequest(request_id=name, voice=voice, seed=seed, streaming=streaming)
+    return [chunk.samples async for chunk in stage.generate(request, feed(codes, size))]
+
+
+def assert_same_sound(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    # The vocoder sums phases up: rounding differences of the mel, 1e-6, grow in the waveform.
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 5e-3
+
+
+# ------------------------------------------------------------------ lengths
+@pytest.mark.parametrize("num_codes", [0, 1, 2, 3, 4, 5, 8, 9, 24, 25, 26, 27, 28, 29])
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_every_code_becomes_960_samples(stage: LocalToken2Wav, num_codes: int, streaming: bool) -> None:
+    chunks = await speak(stage, "a", CODES[:num_codes], streaming=streaming, size=1 + num_codes // 3)
+    assert sum(map(len, chunks)) == num_codes * CODE_SAMPLES
+    assert all(chunk.dtype == np.float32 and np.abs(chunk).max() <= 1.0 for chunk in chunks)
+    if not streaming:
+        assert len(chunks) == min(1, num_codes)
+
+
+async def test_the_first_sound_comes_before_the_last_code(stage: LocalToken2Wav) -> None:
+    more = asyncio.Event()
+
+    async def codes() -> AsyncIterator[Sequence[int]]:
+        yield CODES[:8]
+        await more.wait()
+        yield CODES[8:20]
+
+    stream = stage.generate(SpeechRequest(request_id="a"), codes())
+    first = await anext(stream)
+    more.set()
+    rest = [chunk async for chunk in stream]
+    assert len(first.samples) + sum(len(chunk.samples) for chunk in rest) == 20 * CODE_SAMPLES
+
+
+# ------------------------------------------------------------------ isolation
+async def test_streams_beside_each_other_sound_as_alone(stage: LocalToken2Wav) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    rng = random.Random(seed)
+    jobs = [
+        {
+            "codes": rng.sample(CODES, rng.choice([3, 20, 40, 70])),
+            "voice": rng.choice(["default_female", "default_male"]),
+            "seed": index,
+            "size": rng.randrange(1, 30),
+            "streaming": index % 4 != 3,
+        }
+        for index in range(6)
+    ]
+    alone = [np.concatenate(await speak(stage, "alone", **job)) for job in jobs]
+    together = await asyncio.gather(*(speak(stage, str(i), **job) for i, job in enumerate(jobs)))
+    for found, expected in zip(together, alone, strict=True):
+        assert_same_sound(np.concatenate(found), expected)
+
+
+async def test_the_seed_makes_the_noise(stage: LocalToken2Wav) -> None:
+    one, same, other = [np.concatenate(await speak(stage, "a", CODES[:20], seed=s)) for s in (7, 7, 8)]
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+# ------------------------------------------------------------------ ends
+async def test_aborts_in_any_order_leave_nothing(stage: LocalToken2Wav) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    rng = random.Random(seed)
+    names = [str(i) for i in range(12)]
+    tasks = {
+        name: asyncio.create_task(
+            speak(stage, name, CODES, size=rng.randrange(1, 40), streaming=rng.random() < 0.8)
+        )
+        for name in names
+    }
+    rng.shuffle(names)
+    for name in names[:10]:
+        await asyncio.sleep(rng.random() * 0.05)
+        if rng.random() < 0.5:
+            await stage.abort(name)
+        else:
+            tasks[name].cancel()
+    ends = await asyncio.gather(*tasks.values(), return_exceptions=True)
+    for end in ends:
+        assert isinstance(end, list | RequestAborted | asyncio.CancelledError)
+    for name in names[10:]:
+        assert sum(map(len, tasks[name].result())) == len(CODES) * CODE_SAMPLES
+    await stage.abort("unknown")
+
+
+async def test_closing_the_iterator_ends_the_session(stage: LocalToken2Wav) -> None:
+    stream = stage.generate(SpeechRequest(request_id="a"), feed(CODES))
+    await anext(stream)
+    assert (await stage.stats())["num_sessions"] == 1
+    assert (await stage.stats())["session_bytes"] > 0
+    await stream.aclose()
+
+
+async def test_more_streams_than_slots_wait_their_turn(stage: LocalToken2Wav) -> None:
+    tasks = [asyncio.create_task(speak(stage, str(i), CODES[:30])) for i in range(9)]
+    await asyncio.sleep(0.01)
+    stats = await stage.stats()
+    assert stats["num_sessions"] <= 4
+    for chunks in await asyncio.gather(*tasks):
+        assert sum(map(len, chunks)) == 30 * CODE_SAMPLES
+
+
+async def test_a_reader_that_sleeps_pauses_only_its_own_stream(stage: LocalToken2Wav) -> None:
+    sleeper = stage.generate(SpeechRequest(request_id="sleeper"), feed(CODES * 3))
+    await anext(sleeper)
+    for index in range(3):
+        await speak(stage, str(index), CODES[:40])
+    rest = [chunk async for chunk in sleeper]
+    assert len(rest) > 8
+
+
+# ------------------------------------------------------------------ failures
+async def test_unknown_voices_and_used_ids_are_refused(stage: LocalToken2Wav) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await speak(stage, "a", CODES, voice="nobody")
+    assert caught.value.param == "voice"
+    stream = stage.generate(SpeechRequest(request_id="a"), feed(CODES))
+    await anext(stream)
+    with pytest.raises(InvalidRequest):
+        await speak(stage, "a", CODES)
+    await stream.aclose()
+
+
+async def test_foreign_codes_end_their_stream_alone(stage: LocalToken2Wav) -> None:
+    good, bad, worse = await asyncio.gather(
+        speak(stage, "good", CODES),
+        speak(stage, "bad", [*CODES[:20], 6561, *CODES[:20]]),
+        speak(stage, "worse", [-1]),
+        return_exceptions=True,
+    )
+    assert isinstance(good, list) and sum(map(len, good)) == len(CODES) * CODE_SAMPLES
+    assert isinstance(bad, StageFailed) and isinstance(worse, StageFailed)
+
+
+async def test_a_source_that_breaks_ends_its_stream(stage: LocalToken2Wav) -> None:
+    async def broken() -> AsyncIterator[Sequence[int]]:
+        yield CODES[:10]
+        raise OSError("gone")
+
+    with pytest.raises(StageFailed) as caught:
+        async for _ in stage.generate(SpeechRequest(request_id="a"), broken()):
+            pass
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("part", ["flow", "vocoder"])
+async def test_a_stream_at_fault_fails_alone(
+    stage: LocalToken2Wav, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = stage._worker._runner
+    target, name = (runner._sampler, "step") if part == "flow" else (runner._vocoder, "stream_batch")
+    real, victim = getattr(target, name), SpeechRequest(request_id="victim", seed=5)
+    expected = np.concatenate(await speak(stage, "alone", CODES, seed=2))
+
+    def faulty(states: Sequence[object], *rest: object) -> object:
+        session = stage._worker._active.get(victim.request_id)
+        state = session.state if session else None
+        if state is not None and getattr(state, part) in states:
+            raise RuntimeError("out of luck")
+        return real(states, *rest)
+
+    monkeypatch.setattr(target, name, faulty)
+    ends = await asyncio.gather(
+        *(speak(stage, str(i), CODES, seed=2) for i in range(2)),
+        speak(stage, victim.request_id, CODES, seed=5),
+        return_exceptions=True,
+    )
+    assert isinstance(ends[2], StageFailed) and "luck" not in str(ends[2])
+    for end in ends[:2]:
+        assert isinstance(end, list)
+        assert_same_sound(np.concatenate(end), expected)
+
+
+async def test_closing_the_stage_ends_what_it_holds(tiny_checkpoint: Path) -> None:
+    stage = LocalToken2Wav.load(tiny_checkpoint, CONFIG)
+    forever = asyncio.Event()
+
+    async def codes() -> AsyncIterator[Sequence[int]]:
+        yield CODES[:30]
+        await forever.wait()
+
+    async def read() -> None:
+        async for _ in stage.generate(SpeechRequest(request_id="a"), codes()):
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    await stage.aclose()
+    with pytest.raises(StageFailed):
+        await task
+    with pytest.raises(CadenceError):
+        await speak(stage, "b", CODES)
+    await stage.aclose()
+
+
+def test_bad_configuration_is_refused_at_load(tiny_checkpoint: Path) -> None:
+    for config in (
+        Token2WavConfig(device="abacus"),
+        Token2WavConfig(dtype="float99"),
+        Token2WavConfig(schedule=ChunkSchedule(lookahead=1)),
+        Token2WavConfig(default_voice="nobody"),
+    ):
+        with pytest.raises(ConfigError):
+            LocalToken2Wav.load(tiny_checkpoint, config)
+
+
+# ------------------------------------------------------------------ voices
+async def test_a_voice_is_prepared_once_whatever_its_name(tiny_checkpoint: Path) -> None:
+    stage = LocalToken2Wav.load(tiny_checkpoint, CONFIG)
+    try:
+        one = (await stage.stats())["voice_bytes"]
+        await speak(stage, "a", CODES[:9], voice="default_female")  # the default by another name
+        assert (await stage.stats())["voice_bytes"] == one > 0
+        await speak(stage, "a", CODES[:9], voice="default_male")
+        assert (await stage.stats())["voice_bytes"] > one
+    finally:
+        await stage.aclose()
+
+
+async def test_prepared_voices_are_bounded_in_bytes(tiny_checkpoint: Path) -> None:
+    stage = LocalToken2Wav.load(tiny_checkpoint, dataclasses.replace(CONFIG, voice_cache_bytes=1))
+    try:
+        for voice in ("default_male", "default_female", "default_male"):
+            await speak(stage, "a", CODES[:9], voice=voice)
+            assert len(stage._worker._voices._ready) == 1
+    finally:
+        await stage.aclose()
