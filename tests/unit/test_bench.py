@@ -141,6 +141,11 @@ class Server:
         self.running -= 1
 
     async def _speech(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        if body["stream_format"] == "sse":
+            event = {"type": "speech.audio.delta", "audio": base64.b64encode(SECOND).decode()}
+            for item in (event, {"type": "speech.audio.done"}):
+                yield f"data: {json.dumps(item)}\n\n".encode()
+            return
         if body["response_format"] == "wav":
             yield wav_head()
         yield SECOND[:20_000]
@@ -205,7 +210,9 @@ async def test_open_loop_sends_without_waiting() -> None:
     assert all(not r.error for r in run.results)
 
 
-@pytest.mark.parametrize("fields", [{"response_format": "wav"}, {"endpoint": "chat"}])
+@pytest.mark.parametrize(
+    "fields", [{"response_format": "wav"}, {"stream_format": "sse"}, {"endpoint": "chat"}]
+)
 async def test_wav_and_chat_are_measured_alike(fields: dict[str, str]) -> None:
     async with Server().client() as client:
         got = await send(client, Target(url="http://test", **fields), "hello", 0)

@@ -208,7 +208,7 @@ def test_say_writes_the_format_of_the_suffix(server: Any, tmp_path: Path) -> Non
     assert answer.exit_code == 0, answer.output
     assert out.read_bytes() == b"sound"
     body = json.loads(seen[0].content)
-    assert body == {"input": "hello", "voice": "v", "response_format": "mp3", "seed": 7}
+    assert body == {"input": "hello", "voice": "v", "response_format": "mp3", "seed": 7, "stream": False}
 
 
 def test_say_refuses_a_suffix_it_does_not_know(server: Any, tmp_path: Path) -> None:
@@ -223,6 +223,12 @@ def test_a_refusal_shows_the_servers_own_words(server: Any, tmp_path: Path) -> N
     answer = CliRunner().invoke(main, ["say", "hello", "-o", str(out)])
     assert answer.exit_code == 2 and "No voice 'v'." in answer.stderr
     assert not out.exists()
+
+
+def test_say_tells_when_the_speech_was_cut(server: Any, tmp_path: Path) -> None:
+    server(lambda _: httpx.Response(200, content=b"sound", headers={"X-Finish-Reason": "length"}))
+    answer = CliRunner().invoke(main, ["say", "hello", "-o", str(tmp_path / "hello.wav")])
+    assert answer.exit_code == 0 and "cut at its limit" in answer.stderr
 
 
 def test_transcribe_sends_the_file_and_prints_the_text(server: Any, tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ __all__ = ["RequestResult", "ServerInfo", "Target", "probe", "send"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where and how to ask: `endpoint` is "speech" or "chat"; `async_chunk` None leaves it unsaid."""
+    """Where and how to ask: `endpoint` is "speech" or "chat", `stream_format` "audio" (bare bytes) or "sse"
+    for speech; `async_chunk` None leaves it unsaid."""
 
     url: str
     endpoint: str = "speech"
     model: str = ""
     voice: str = "default"
     response_format: str = "pcm"
+    stream_format: str = "audio"
     async_chunk: bool | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -90,7 +92,7 @@ def _body(target: Target, text: str) -> tuple[str, dict[str, Any]]:
             "input": text,
             "voice": target.voice,
             "response_format": target.response_format,
-            "stream_format": "audio",
+            "stream_format": target.stream_format,
             **own,
             **target.extra,
         }
@@ -105,16 +107,18 @@ def _body(target: Target, text: str) -> tuple[str, dict[str, Any]]:
     }
 
 
-async def _chat_audio(response: httpx.Response) -> AsyncIterator[bytes]:
-    """PCM of the `delta.audio` events of a chat stream; an error event raises."""
+async def _event_audio(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Sound in the events of a speech or chat stream; an error event raises."""
     async for line in response.aiter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
         event = json.loads(line[6:])
-        if "error" in event:
-            raise ServiceError(str(event["error"].get("message", event["error"])))
-        for choice in event.get("choices", []):
-            data = (choice["delta"].get("audio") or {}).get("data")
+        if event.get("error"):
+            error = event["error"]
+            raise ServiceError(str(error.get("message", error) if isinstance(error, dict) else error))
+        found = [event.get("audio") if event.get("type") == "speech.audio.delta" else None]
+        found += [(choice["delta"].get("audio") or {}).get("data") for choice in event.get("choices", [])]
+        for data in found:
             if data:
                 yield base64.b64decode(data)
 
@@ -130,7 +134,8 @@ async def send(client: httpx.AsyncClient, target: Target, text: str, index: int)
                 await response.aread()
                 error = f"HTTP {response.status_code}: {response.text[:200]}"
             else:
-                parts = response.aiter_bytes() if target.endpoint == "speech" else _chat_audio(response)
+                bare = target.endpoint == "speech" and target.stream_format == "audio"
+                parts = response.aiter_bytes() if bare else _event_audio(response)
                 async for data in parts:
                     meter.feed(data, time.perf_counter())
                     num_bytes += len(data)

@@ -110,6 +110,7 @@ class _CannotMeasure(click.ClickException):
 @click.option("--model", help="Model name to send.  [default: the first one the server lists]")
 @click.option("--voice", default="default", show_default=True)
 @click.option("--response-format", type=click.Choice(["pcm", "wav"]), default="pcm", show_default=True)
+@click.option("--stream-format", type=click.Choice(["audio", "sse"]), default="audio", show_default=True)
 @click.option("--modes", default="async_chunk,sequential", show_default=True, callback=_parse_modes)
 @click.option(
     "--concurrency", default="1", show_default=True, callback=_numbers(int), help="Such as 1,2,4,8."
@@ -165,6 +166,7 @@ async def _main(options: dict[str, Any]) -> bool:
             model=options["model"] or info.model,
             voice=options["voice"],
             response_format=options["response_format"],
+            stream_format=options["stream_format"],
             extra={"seed": options["seed"]},
         )
         plan = Plan(

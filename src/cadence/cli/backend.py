@@ -59,7 +59,12 @@ async def connect(
         if not await _answers(url):
             raise NotReady(f"No server answers at {url}.", hint="Start one with `cadence serve`.")
         async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT) as client:
-            yield client
+            try:
+                yield client
+            except httpx.HTTPError as error:
+                raise ServiceError(
+                    f"The connection to {url} failed: {error or type(error).__name__}."
+                ) from error
     else:
         async with (
             _own_engine(model) as transport,

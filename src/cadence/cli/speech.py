@@ -51,17 +51,28 @@ async def _say(options: dict[str, Any]) -> None:
     body = {"input": text, "voice": options["voice"], "response_format": _format(output, to_stdout)}
     body |= {k: options[k] for k in ("instructions", "speed", "seed") if options[k] is not None}
     async with connect(options["url"], options["model"], options["api_key"]) as client:
-        start_s, num_bytes = time.perf_counter(), 0
-        async with client.stream("POST", "/v1/audio/speech", json=body) as response:
-            if response.is_error:
-                await response.aread()
-                raise failure(response)
-            with sys.stdout.buffer if to_stdout else output.open("wb") as file:
-                async for data in response.aiter_bytes():
-                    num_bytes += file.write(data)
+        start_s = time.perf_counter()
+        # whole, not streamed: the file then carries its true length
+        response = await client.post("/v1/audio/speech", json={**body, "stream": False})
         took_s = time.perf_counter() - start_s
+    if response.is_error:
+        raise failure(response)
+    _write(output, response.content)
     if not to_stdout:
-        say_err(f"{output}: {num_bytes / 1000:.0f} kB in {took_s:.1f} s")
+        say_err(f"{output}: {len(response.content) / 1000:.0f} kB in {took_s:.1f} s")
+    if response.headers.get("X-Finish-Reason", "stop") != "stop":
+        say_err("The speech was cut at its limit before the model ended it.")
+
+
+def _write(output: Path, data: bytes) -> None:
+    """Write a file, or stdout for `-`."""
+    if str(output) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise InvalidRequest(f"Cannot write {output}: {error.strerror}.") from error
 
 
 def _format(output: Path, to_stdout: bool) -> str:
