@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class LocalThinker:
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._step_since: float | None = None  # when the step under way began
         self._thread = threading.Thread(target=self._run, name="thinker", daemon=True)
         self._thread.start()
 
@@ -116,9 +118,11 @@ class LocalThinker:
     async def stats(self) -> dict[str, float]:
         """See `Thinker.stats`. Taken between two steps; during a long step, what is known right now."""
         try:
-            return await asyncio.wait_for(self._call(self.core.stats), STATS_WAIT_S)
+            gauges = await asyncio.wait_for(self._call(self.core.stats), STATS_WAIT_S)
         except (TimeoutError, StageFailed):
-            return self.core.stats()
+            gauges = self.core.stats()
+        since = self._step_since
+        return gauges | {"step_s": 0.0 if since is None else time.monotonic() - since}
 
     async def aclose(self) -> None:
         """See `Thinker.aclose`; returns when the thread has ended."""
@@ -162,10 +166,12 @@ class LocalThinker:
                 for command in commands:
                     command()
                 if self.core.has_work and not closing:
+                    self._step_since = time.monotonic()
                     self._deliver(self.core.step())
             except Exception:  # noqa: BLE001 - thread border: a dead thread would leave readers waiting for ever
                 _log.exception("the engine thread failed between two steps")
                 self._end_all(StageFailed("The language model failed while it held the request."))
+            self._step_since = None
             if closing:
                 break
         self._end_all(StageFailed("The language model has been shut down."))

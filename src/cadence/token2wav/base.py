@@ -36,7 +36,8 @@ class Token2Wav(Protocol):
         ...
 
     async def stats(self) -> dict[str, float]:
-        """Gauges now: num_sessions, num_waiting, session_bytes, voice_bytes."""
+        """Gauges now: num_sessions, num_waiting, session_bytes, voice_bytes, and step_s, how long the
+        computation under way has taken (0 = none): what shows a stage that hangs."""
         ...
 
     async def aclose(self) -> None:

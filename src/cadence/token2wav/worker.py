@@ -48,6 +48,7 @@ class Worker:
         self._waiting: deque[Session] = deque()
         self._whole: tuple[Session, WholeJob] | None = None
         self._closed: CadenceError | None = None
+        self._step_since: float | None = None  # when the computation under way began
         self._start_thread = start_thread
         self._thread = threading.Thread(target=self._main, name="token2wav", daemon=True)
         self._thread.start()
@@ -123,6 +124,7 @@ class Worker:
                 "num_waiting": float(len(self._waiting)),
                 "session_bytes": float(sum(session.num_bytes for session in self._active.values())),
                 "voice_bytes": float(self._voices.num_bytes),
+                "step_s": 0.0 if self._step_since is None else self._clock() - self._step_since,
             }
 
     def close(self) -> None:
@@ -202,9 +204,11 @@ class Worker:
                 self._changed.wait()
             if self._closed is not None:
                 return False
+            self._step_since = self._clock()
         if batch:
             self._render(batch)
         self._advance_whole()
+        self._step_since = None
         return True
 
     def _next_batch(self) -> list[tuple[Session, Chunk, list[int]]]:
