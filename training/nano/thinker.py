@@ -18,13 +18,14 @@ from training.nano.fit import Task, fit
 from training.nano.speech import batches_by_length
 from training.nano.thinker_model import NanoThinker, ThinkerSizes, spelling_loss
 
-NUM_STEPS = 12_000
-BATCH = 24
-LEARNING_RATE = 1.5e-3
+NUM_STEPS = 24_000
+BATCH = 12
+DOMAIN_SHARES = {"template": 0.4, "common": 0.45, "open": 0.15}  # widened once these are spoken well
+LEARNING_RATE = 1.2e-3
 MAX_CORRUPTION = 0.3
 SPELLING_WEIGHT = 0.3
-VALIDATE_EVERY = 1000
-NUM_SPOKEN = 16
+VALIDATE_EVERY = 750
+NUM_SPOKEN = 10
 
 
 class ThinkerTask:
@@ -34,15 +35,21 @@ class ThinkerTask:
         self.model = model
         self.tokenizer = text_vocabulary.open_tokenizer()
         begun = time.monotonic()
-        self.train = [s for _, s in thinker_data.load_sequences(self.tokenizer, held_out=False)]
+        every = list(thinker_data.load_sequences(self.tokenizer, held_out=False))
+        self.train = [s for _, s in every]
         self.held_out = list(thinker_data.load_sequences(self.tokenizer, held_out=True))
-        self.batches = batches_by_length([len(s.ids) for s in self.train], BATCH)
+        self.batches = {}
+        for domain in DOMAIN_SHARES:
+            rows = [i for i, (u, _) in enumerate(every) if u.domain == domain]
+            groups = batches_by_length([len(self.train[i].ids) for i in rows], BATCH)
+            self.batches[domain] = [[rows[k] for k in group] for group in groups]
         print(f"{len(self.train)} sequences, {sum(len(s.ids) for s in self.train)} ids, "
               f"{time.monotonic() - begun:.0f} s to load", flush=True)
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Of one batch drawn at random."""
-        chosen = self.batches[rng.integers(len(self.batches))]
+        batches = self.batches[rng.choice(list(DOMAIN_SHARES), p=list(DOMAIN_SHARES.values()))]
+        chosen = batches[rng.integers(len(batches))]
         batch = thinker_data.collate([self.train[i] for i in chosen], self.tokenizer.special.tts_pad)
         return self.batch_loss(batch, corrupt(batch, self.tokenizer.special.audio_0, rng))
 
