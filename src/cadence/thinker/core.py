@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cadence.errors import CadenceError, InvalidRequest, PromptTooLong, StageFailed
 from cadence.models.step_audio import StepAudio
@@ -100,7 +100,11 @@ class ThinkerCore:
                 max_wait=self.limits.tts_max_wait,
             )
         sequence = Sequence(
-            request, arrival=next(self._arrivals), max_tokens=max_tokens, eos_ids=eos_ids, verbatim=verbatim
+            _without_foreign_stops(request, self.limits.num_ids),
+            arrival=next(self._arrivals),
+            max_tokens=max_tokens,
+            eos_ids=eos_ids,
+            verbatim=verbatim,
         )
         sequence.start()
         self._sequences[request.request_id] = sequence
@@ -216,6 +220,15 @@ def _check_prompt(request: ThinkerRequest, model: StepAudio, num_ids: int) -> No
         end = span.start + span.count
 
 
+def _without_foreign_stops(request: ThinkerRequest, num_ids: int) -> ThinkerRequest:
+    """The request without stop ids that this vocabulary lacks: they can never come, and clients written
+    for the public model name its ids."""
+    stops = tuple(i for i in request.sampling.stop_token_ids if i < num_ids)
+    if stops == request.sampling.stop_token_ids:
+        return request
+    return replace(request, sampling=replace(request.sampling, stop_token_ids=stops))
+
+
 def _check_sampling(request: ThinkerRequest, num_ids: int) -> None:
     params = request.sampling
     rules = {
@@ -230,7 +243,8 @@ def _check_sampling(request: ThinkerRequest, num_ids: int) -> None:
     for name, holds in rules.items():
         if not holds:
             raise InvalidRequest(f"{name} is out of range: {getattr(params, name)}.", param=name)
-    foreign = [i for i in (*params.logit_bias, *params.stop_token_ids) if not 0 <= i < num_ids]
+    foreign = [i for i in params.logit_bias if not 0 <= i < num_ids]
+    foreign += [i for i in params.stop_token_ids if i < 0]
     if foreign:
         raise InvalidRequest(f"Ids must be from 0 to {num_ids - 1}, found {foreign[0]}.", param="logit_bias")
     if params.logprobs is not None and request.forced_text_ids is not None:
