@@ -35,6 +35,7 @@ __all__ = [
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_NAMED_KEYS = 8  # how many keys one message lists
+_MAX_MAPPED_BYTES = 256 << 20  # of source tensors left in memory after their conversion
 
 DTYPES = {
     "float32": torch.float32,
@@ -105,6 +106,10 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._files
+
+    def unmap(self) -> None:
+        """Let go of the pages read so far, but for those of tensors still in use."""
+        self._handles = {path: _open_file(path) for path in self._handles}
 
     def file_of(self, key: str) -> Path:
         """The file that holds `key`."""
@@ -223,10 +228,17 @@ def load_strict(
         problems.append(f"of another shape: {_some(shapes)}")
     if problems:
         raise CheckpointError(f"{file}: tensors {'; '.join(problems)}.")
+    mapped = 0
     for key, want in expected.items():
         tensor = tensors[prefix + key]
         target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-        _assign(module, key, tensor.to(device=device, dtype=target), isinstance(want, nn.Parameter))
+        placed = tensor.to(device=device, dtype=target)
+        _assign(module, key, placed, isinstance(want, nn.Parameter))
+        mapped += tensor.nbytes if placed is not tensor else 0
+        if mapped > _MAX_MAPPED_BYTES and isinstance(tensors, TensorFiles):
+            del tensor
+            tensors.unmap()
+            mapped = 0
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
