@@ -97,9 +97,11 @@ async def test_error_before_the_first_sound_is_an_http_error(
         assert answer.text.startswith('{"error"')
 
 
-async def test_no_sound_is_an_error(client: httpx.AsyncClient) -> None:
-    answer = await speak(client, max_new_tokens=1)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "no_audio")
+async def test_no_sound_is_an_error(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    assert (await speak(client, max_new_tokens=4)).status_code == 400
+    engine._default_sampling = {"speech": SamplingParams(max_tokens=1)}
+    answer = await speak(client)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_audio")
 
 
 async def test_every_field_reaches_the_engine(client: httpx.AsyncClient, engine: FakeEngine) -> None:

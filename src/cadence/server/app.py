@@ -20,6 +20,7 @@ from cadence.server.models import models_router
 from cadence.server.openapi import install_openapi
 from cadence.server.run import run_app
 from cadence.server.speech import speech_router
+from cadence.server.voice import voice_names
 
 __all__ = ["create_app", "run_server"]
 
@@ -52,7 +53,7 @@ def _build(context: Context) -> FastAPI:
         app.include_router(make_router(context))
     keys = KeyRing(config.api_keys)
     install_error_handlers(app)
-    install_openapi(app, with_keys=bool(keys))
+    install_openapi(app, lambda: voice_names(context.engine.info), with_keys=bool(keys))
     # Added last stands outermost: CORS, then the border, then keys, then admission.
     app.add_middleware(AdmissionMiddleware, context=context)
     app.add_middleware(ApiKeyMiddleware, keys=keys)

@@ -26,6 +26,7 @@ from cadence.errors import (
 __all__ = ["MAX_DEPTH", "parse_json", "read_body", "read_json"]
 
 MAX_DEPTH = 32
+_EXACT = 2.0**53  # beyond, doubles are no longer exact integers
 _IN_THREAD_BYTES = 1 << 20  # a larger body is parsed off the event loop
 _JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
@@ -90,7 +91,7 @@ def parse_json(body: bytes) -> Any:
         value = json.loads(
             body.decode("utf-8"),
             parse_constant=_no_constant,
-            parse_float=_finite,
+            parse_float=_number,
             object_pairs_hook=_unique,
         )
     except UnicodeDecodeError:
@@ -143,11 +144,12 @@ def _no_constant(name: str) -> NoReturn:
     raise InvalidRequest(f"The body holds {name}, which is not JSON.", code="invalid_json")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float | int:
+    """A number written with a point or exponent. JSON knows one kind of number: 2.0 is the integer 2."""
     number = float(text)
     if not math.isfinite(number):
         raise InvalidRequest("The body holds a number that is out of range.", code="invalid_json")
-    return number
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

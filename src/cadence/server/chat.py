@@ -16,9 +16,9 @@ from cadence.server.chat_answer import ChatAnswer, ChatShape
 from cadence.server.chat_stream import stream_chat
 from cadence.server.context import Context, new_id
 from cadence.server.fanout import generate_all
-from cadence.server.messages import check_messages, read_messages
+from cadence.server.messages import check_length, read_messages
 from cadence.server.openapi import CHAT_ROUTE
-from cadence.server.sampling import audio_seed, chat_sampling, with_seed_offset
+from cadence.server.sampling import audio_seed, chat_sampling, wants_logprobs, with_seed_offset
 from cadence.server.schema import parse
 from cadence.server.schema_chat import ChatBody
 from cadence.server.stream import Answer, Sender, closing
@@ -56,7 +56,7 @@ class _ChatJob:
         self._context = context
         self._body = body
         self._model = context.check_model(body.model)
-        check_messages(body.messages, context.config)
+        check_length(body.messages, context.config.max_input_chars)
         self._voice = choose_voice(
             context.engine.info,
             audio__voice=body.audio.voice if body.audio else None,
@@ -64,8 +64,6 @@ class _ChatJob:
             speaker=body.speaker,
         )
         self._format = _audio_format(body)
-        if body.stream_options is not None and not body.stream:
-            raise InvalidRequest("'stream_options' needs 'stream': true.", param="stream_options")
         for defaults in context.engine.default_sampling.values():
             chat_sampling(body, defaults)  # refuses contradictions before audio is fetched
         if _asks_for_speech(body) and not context.engine.info.can_speak:
@@ -86,7 +84,7 @@ class _ChatJob:
             # Clients that name modalities know OpenAI's shape: what is spoken is in the transcript.
             # Others, written for vLLM-Omni, look for it in the content.
             text_in_content=not speech or body.modalities is None,
-            with_logprobs=bool(body.logprobs),
+            with_logprobs=wants_logprobs(body),
             with_usage=bool(body.stream_options and body.stream_options.include_usage),
         )
         requests = self._requests(chat_id, messages, speech)

@@ -6,37 +6,28 @@ import asyncio
 from collections.abc import Sequence
 
 from cadence.audio.decode import decode_audio
-from cadence.config import ServerConfig
 from cadence.errors import InvalidRequest
 from cadence.server.context import Context
 from cadence.server.fetch import decode_base64, read_url
 from cadence.server.schema_chat import AudioUrlPart, ChatMessage, InputAudioPart, TextContent
 from cadence.types import INPUT_RATE_HZ, AudioPart, Message, Part, TextPart
 
-__all__ = ["check_messages", "read_messages"]
+__all__ = ["check_length", "read_messages"]
 
 _ROLES = {"developer": "system", "human": "user"}
 
 
-def check_messages(messages: Sequence[ChatMessage], config: ServerConfig) -> None:
-    """Refuse what needs no decoding to refuse; raises InvalidRequest."""
+def check_length(messages: Sequence[ChatMessage], limit: int) -> None:
+    """Refuse more than `limit` characters of text; raises InvalidRequest."""
     num_chars = 0
-    for i, message in enumerate(messages):
+    for message in messages:
         if isinstance(message.content, str):
             num_chars += len(message.content)
-            continue
-        for j, part in enumerate(message.content):
-            if isinstance(part, TextContent):
-                num_chars += len(part.text)
-            elif message.role not in ("user", "human"):
-                raise InvalidRequest(
-                    "Only user messages may hold audio.",
-                    param=f"messages.{i}.content.{j}",
-                    code="invalid_value",
-                )
-    if num_chars > config.max_input_chars:
+        else:
+            num_chars += sum(len(part.text) for part in message.content if isinstance(part, TextContent))
+    if num_chars > limit:
         raise InvalidRequest(
-            f"The messages have {num_chars} characters, the limit is {config.max_input_chars}.",
+            f"The messages have {num_chars} characters, the limit is {limit}.",
             param="messages",
             code="input_too_long",
         )

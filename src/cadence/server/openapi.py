@@ -6,6 +6,7 @@ rather than derived from handler signatures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from cadence.server.schema_answers import ChatCompletion, ErrorBody, Health, Load, Model, ModelList, Version
 from cadence.server.schema_chat import ChatBody
-from cadence.server.schema_speech import SpeechBody
+from cadence.server.schema_speech import VOICES_HERE, SpeechBody
 
 __all__ = ["CHAT_ROUTE", "SPEECH_ROUTE", "errors", "install_openapi", "json_answer"]
 
@@ -65,7 +66,7 @@ def _post(kind: type[BaseModel], summary: str, answer: dict[str, Any]) -> dict[s
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_EVENTS = {"schema": {"type": "string"}}
+_EVENTS: dict[str, Any] = {}
 
 SPEECH_ROUTE = _post(
     SpeechBody,
@@ -85,13 +86,13 @@ CHAT_ROUTE = _post(
 )
 
 
-def install_openapi(app: FastAPI, *, with_keys: bool) -> None:
-    """Make `app.openapi()` return the whole document."""
+def install_openapi(app: FastAPI, voices: Callable[[], list[str]], *, with_keys: bool) -> None:
+    """Make `app.openapi()` return the whole document, with the voices there are at the time."""
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, with_keys)
-        return app.openapi_schema
+        found = _document(app, with_keys)
+        _list_voices(found["components"], voices())
+        return found
 
     app.openapi = document  # type: ignore[method-assign]
 
@@ -112,3 +113,15 @@ def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
         components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"apiKey": []}]
     return found
+
+
+def _list_voices(item: Any, voices: list[str]) -> None:
+    """Put the names where the schemas ask for them."""
+    if isinstance(item, dict):
+        if item.pop(VOICES_HERE, False):
+            item["enum"] = voices
+        for child in item.values():
+            _list_voices(child, voices)
+    elif isinstance(item, list):
+        for child in item:
+            _list_voices(child, voices)

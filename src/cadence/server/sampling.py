@@ -16,7 +16,7 @@ from cadence.server.schema_chat import ChatBody, StageSampling
 from cadence.server.schema_speech import SpeechBody
 from cadence.types import SamplingParams
 
-__all__ = ["audio_seed", "chat_sampling", "speech_sampling", "with_seed_offset"]
+__all__ = ["audio_seed", "chat_sampling", "speech_sampling", "wants_logprobs", "with_seed_offset"]
 
 
 def speech_sampling(body: SpeechBody, default: SamplingParams) -> SamplingParams:
@@ -37,24 +37,25 @@ def chat_sampling(body: ChatBody, default: SamplingParams) -> SamplingParams:
     given.add("", body.given())
     given.add("", _common(body))
     given.add("", {"max_tokens": body.max_completion_tokens}, {"max_tokens": "max_completion_tokens"})
-    if body.top_logprobs is not None and not body.logprobs:
-        raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-    if body.logprobs:
+    if body.logprobs is False and body.top_logprobs is not None:
+        raise InvalidRequest("'top_logprobs' contradicts 'logprobs': false.", param="top_logprobs")
+    if wants_logprobs(body):
         given.add("", {"logprobs": body.top_logprobs or 0})
     if body.sampling_params_list:
         stage = body.sampling_params_list[0]
-        if stage.detokenize is False:
-            raise InvalidRequest(
-                "The first stage always answers in text.", param="sampling_params_list.0.detokenize"
-            )
         given.add("sampling_params_list.0.", stage.given())
         given.add("sampling_params_list.0.", _common(stage))
     return dataclasses.replace(default, **given.values)
 
 
+def wants_logprobs(body: ChatBody) -> bool:
+    """Whether log-probabilities are asked for, by either of the two fields."""
+    return bool(body.logprobs) or body.top_logprobs is not None
+
+
 def audio_seed(body: ChatBody) -> int | None:
     """The seed of the vocoder stage, when the request gives one of its own."""
-    stages = body.sampling_params_list or []
+    stages = body.sampling_params_list or ()
     return _non_negative(stages[1].seed) if len(stages) > 1 and stages[1].seed is not None else None
 
 

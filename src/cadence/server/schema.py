@@ -14,13 +14,18 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cadence.errors import InvalidRequest
 
-__all__ = ["Body", "Sampling", "StopStrings", "conflict", "parse"]
+__all__ = ["Body", "Sampling", "StopStrings", "Text", "conflict", "parse"]
 
 MAX_MESSAGE_CHARS = 400
 INT64 = 2**63
 # How pydantic names the branch of a union in an error's path; clients know only their own fields.
 _TYPES = frozenset({"str", "int", "float", "bool"})
-_TAGS = frozenset({"text", "input_audio", "audio_url"})
+_TAGS = frozenset(
+    {"text", "input_audio", "audio_url"} | {"system", "developer", "user", "human", "assistant"}
+)
+
+Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})]
+"""User text. `body` refuses NUL before any schema is asked; the document has to say so too."""
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 StopStrings = Annotated[

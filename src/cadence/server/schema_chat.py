@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, Strict, StringConstraints
 
-from cadence.server.schema import Body, Sampling, StopStrings
-from cadence.server.schema_speech import VoiceRef
+from cadence.server.schema import Body, Sampling, StopStrings, Text
+from cadence.server.schema_speech import VoiceName, VoiceRef
 
 __all__ = [
     "AudioOptions",
@@ -35,7 +35,7 @@ class TextContent(Body):
     """A piece of text."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class InputAudio(Body):
@@ -68,9 +68,7 @@ class AudioUrlPart(Body):
 ContentPart = Annotated[TextContent | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
 
 
-class ChatMessage(Body):
-    """One turn. `developer` means system, `human` means user; only user turns may hold sound."""
-
+class _Turn(Body):
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "name": (),
         "audio": (),
@@ -85,14 +83,28 @@ class ChatMessage(Body):
         "eot": (True,),
     }
 
-    role: Literal["system", "developer", "user", "human", "assistant"]
-    content: str | Annotated[list[ContentPart], Field(min_length=1, max_length=256)]
+
+class UserMessage(_Turn):
+    """What the user said or played; `human` is another name of the role."""
+
+    role: Literal["user", "human"]
+    content: Text | Annotated[list[ContentPart], Field(min_length=1, max_length=256)]
+
+
+class TextMessage(_Turn):
+    """A turn of text alone; `developer` is another name of `system`."""
+
+    role: Literal["system", "developer", "assistant"]
+    content: Text | Annotated[list[TextContent], Field(min_length=1, max_length=256)]
+
+
+ChatMessage = Annotated[UserMessage | TextMessage, Field(discriminator="role")]
 
 
 class AudioOptions(Body):
     """How a spoken answer is to sound and to be written."""
 
-    voice: str | VoiceRef | None = None
+    voice: VoiceName | VoiceRef | None = None
     format: str | None = Field(
         None,
         description="Default: wav, and pcm16 when streaming, which is the only one then.",
@@ -117,7 +129,20 @@ class StageSampling(Sampling):
     stop_token_ids: StopIds | None = None
     ignore_eos: bool | None = None
     logit_bias: Bias | None = None
-    detokenize: bool | None = Field(None, description="True for the first stage, whose answer is text.")
+    detokenize: bool | None = Field(None, description="Has no effect: this stage makes sound.")
+
+
+class FirstStageSampling(StageSampling):
+    """The language model's entry of `sampling_params_list`."""
+
+    detokenize: Literal[True] | None = None
+
+
+Stages = Annotated[
+    Annotated[tuple[FirstStageSampling], Strict(False)]
+    | Annotated[tuple[FirstStageSampling, StageSampling], Strict(False)],
+    "one entry or two",
+]
 
 
 class StreamOptions(Body):
@@ -173,8 +198,8 @@ class ChatBody(Sampling):
     model: str | None = Field(None, description="A name listed by /v1/models; none: the one served.")
     modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_length=2)] | None = None
     audio: AudioOptions | None = None
-    voice: str | VoiceRef | None = Field(None, description="The same as `audio.voice`.")
-    speaker: str | None = Field(None, description="The same as `audio.voice`.")
+    voice: VoiceName | VoiceRef | None = Field(None, description="The same as `audio.voice`.")
+    speaker: VoiceName | None = Field(None, description="The same as `audio.voice`.")
     n: int | None = Field(None, ge=1, le=8)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -187,7 +212,7 @@ class ChatBody(Sampling):
     logit_bias: Bias | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    sampling_params_list: Annotated[list[StageSampling], Field(min_length=1, max_length=2)] | None = Field(
+    sampling_params_list: Stages | None = Field(
         None, description="Sampling of the language model, then of the vocoder (of which only `seed` counts)."
     )
     response_format: TextFormat | None = None

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from cadence.audio.encode import ENCODERS
-from cadence.server.schema import Body, Sampling
+from cadence.server.schema import Body, Sampling, Text
 
-__all__ = ["ExtraParams", "SpeechBody", "VoiceRef"]
+__all__ = ["VOICES_HERE", "ExtraParams", "SpeechBody", "VoiceName", "VoiceRef"]
+
+VOICES_HERE = "x-voices"
+"""Marks where the OpenAPI document lists the voices of the running engine."""
+
+
+VoiceName = Annotated[str, Field(json_schema_extra={VOICES_HERE: True})]
+SpeechTokens = Annotated[
+    int, Field(ge=5, le=1_000_000, description="At most this many: 5 for each 0.16 s of speech.")
+]
 
 
 class VoiceRef(Body):
     """A voice by id, as the OpenAI API writes it."""
 
-    id: str = Field(min_length=1, max_length=64)
+    id: VoiceName
 
 
 class ExtraParams(Sampling):
     """Sampling fields where vLLM-Omni's clients put them."""
 
-    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    max_new_tokens: SpeechTokens | None = None
 
 
 class SpeechBody(Sampling):
@@ -59,21 +68,26 @@ class SpeechBody(Sampling):
         "voice_aliases": (),
     }
 
-    input: str = Field(min_length=1, pattern=r"\S", description="What to say.")
+    input: str = Field(
+        min_length=1,
+        pattern=r"\S",
+        description="What to say.",
+        json_schema_extra={"pattern": "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"},
+    )
     model: str | None = Field(None, description="A name listed by /v1/models; none: the one served.")
-    voice: str | VoiceRef | None = Field(None, description="A voice of this server; none: the default one.")
-    speaker: str | None = Field(None, description="Another name of `voice`.")
-    instructions: str | None = Field(
-        None, max_length=8_000, description="How to say it: replaces the system prompt of reading aloud."
+    voice: VoiceName | VoiceRef | None = Field(
+        None, description="A voice of this server; none: the default one."
+    )
+    speaker: VoiceName | None = Field(None, description="Another name of `voice`.")
+    instructions: Annotated[Text, Field(max_length=8_000)] | None = Field(
+        None, description="How to say it: replaces the system prompt of reading aloud."
     )
     response_format: str | None = Field(
         None, description="Default: wav.", json_schema_extra={"enum": [*sorted(ENCODERS), None]}
     )
     stream: bool | None = None
     stream_format: Literal["audio", "sse"] | None = None
-    max_new_tokens: int | None = Field(
-        None, ge=1, le=1_000_000, description="Tokens at most, 31.25 per second of speech."
-    )
+    max_new_tokens: SpeechTokens | None = None
     extra_params: ExtraParams | None = None
     async_chunk: bool | None = Field(
         None, description="Render while tokens are still being made; none: as the server is configured."

@@ -148,7 +148,7 @@ class _SpeechJob:
                     yield event
                 elif isinstance(event, Done):
                     if not heard:
-                        raise StageFailed("The model ended without a sound.", code="no_audio")
+                        raise _silence(event)
                     yield event
 
 
@@ -169,6 +169,14 @@ def _engine_request(context: Context, body: SpeechBody) -> Request:
         sampling=speech_sampling(body, context.engine.default_sampling["speech"]),
         async_chunk=body.async_chunk,
     )
+
+
+def _silence(done: Done) -> CadenceError:
+    """Why there was no sound at all: the client's limit, or the model."""
+    if done.finish_reason == "length":
+        message = "The limit on tokens leaves no room for a sound."
+        return InvalidRequest(message, param="max_new_tokens", code="no_audio")
+    return StageFailed("The model ended without a sound.", code="no_audio")
 
 
 def _delta(data: bytes, name: str) -> bytes:

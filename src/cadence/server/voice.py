@@ -7,7 +7,7 @@ from cadence.server.schema import conflict
 from cadence.server.schema_speech import VoiceRef
 from cadence.types import ModelInfo
 
-__all__ = ["choose_voice"]
+__all__ = ["choose_voice", "voice_names"]
 
 DEFAULT = "default"
 # Clients of the OpenAI API can often name only its voices. They get the built-in voice nearest to them.
@@ -15,6 +15,11 @@ _OPENAI_VOICES = {
     **dict.fromkeys(("alloy", "coral", "fable", "marin", "nova", "sage", "shimmer"), "default_female"),
     **dict.fromkeys(("ash", "ballad", "cedar", "echo", "onyx", "verse"), "default_male"),
 }
+
+
+def voice_names(info: ModelInfo) -> list[str]:
+    """Every name a request may use."""
+    return list(dict.fromkeys((DEFAULT, *info.voices, *_OPENAI_VOICES)))
 
 
 def choose_voice(info: ModelInfo, **fields: str | VoiceRef | None) -> str:
