@@ -23,6 +23,9 @@ _STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # module, function, it
     "flow-encoder": ("flow", "run_encoder", ()),
     "flow": ("flow", "run", ()),
     "thinker": ("thinker", "run", ()),
+    "evaluate": ("evaluate", "run", ()),
+    "export": ("export", "run", ()),
+    "curves": ("curves", "run", ()),
 }
 
 

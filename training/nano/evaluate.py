@@ -117,7 +117,7 @@ class Chain:
         return sound[0].numpy()
 
 
-def run(voice: str = "female", count: int = 30, parts: str = "teacher,copy", domains: str = "template,common,everyday",
+def run(voice: str = "female", count: int = 30, parts: str = "teacher,copy,mu,flow,speech", domains: str = "template,common,everyday",
         save: bool = True) -> dict[str, float]:
     """Word error rates by part and domain."""
     torch.set_num_threads(1)

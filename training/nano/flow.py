@@ -28,9 +28,9 @@ SIZES = FlowConfig(
     encoder=EncoderConfig(hidden=192, num_blocks=3, num_up_blocks=2, num_heads=3, linear_units=384),
     dit=DiTConfig(in_channels=4 * MEL_DIM, out_channels=MEL_DIM, hidden=192, depth=4, num_heads=3, head_dim=64, mlp_ratio=2.0),
 )
-NUM_STEPS = 20_000
-ENCODER_STEPS = 800
-BATCH = 12
+NUM_STEPS = 40_000
+ENCODER_STEPS = 1_000
+BATCH = 8
 LEARNING_RATE = 1e-3
 MU_WEIGHT = 1.0
 DROP_CONDITION = 0.2
@@ -170,7 +170,7 @@ def run_encoder() -> dict[str, float]:
     task = EncoderTask(flow)
     return fit(Task(
         name="flow-encoder", module=flow, loss=task.loss, validate=task.validate, num_steps=ENCODER_STEPS,
-        learning_rate=LEARNING_RATE, decay_part=0.01, validate_every=400, sizes=_sizes(),
+        learning_rate=LEARNING_RATE, decay_part=0.01, validate_every=250, sizes=_sizes(),
     ))
 
 
