@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import random
 import signal
@@ -192,6 +193,22 @@ async def test_token2wav_streams_and_a_frozen_process_is_replaced() -> None:
 async def _drain(token2wav: Token2WavClient, codes: AsyncIterator[Sequence[int]]) -> None:
     async for _ in token2wav.generate(SpeechRequest(request_id="h"), codes):
         pass
+
+
+@pytest.mark.parametrize("fault", [{"hang_after": 3}, {"fail_after": 0}])
+async def test_a_stage_that_hangs_or_only_fails_is_started_anew(fault: dict[str, int]) -> None:
+    policy = dataclasses.replace(QUICK, hung_s=0.7)
+    supervisor = Supervisor(thinker_spec(script=list(range(9)), **fault), policy=policy)
+    thinker = ThinkerClient(supervisor)
+    await supervisor.start()
+    try:
+        for _ in range(3 if "fail_after" in fault else 1):
+            with pytest.raises(StageFailed) as caught:
+                await asyncio.wait_for(_ids(thinker, "r"), 10)
+            assert "as asked" not in caught.value.message
+        await until(lambda: supervisor.num_restarts == 1 and supervisor.status().state == "ready")
+    finally:
+        await thinker.aclose()
 
 
 async def test_sigterm_lets_held_requests_finish() -> None:

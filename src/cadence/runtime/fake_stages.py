@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class _FakeStage:
         self.fault = fault
         self.num_started = 0
         self._held: dict[str, _Held] = {}
+        self._hanging_since: float | None = None
 
     @property
     def num_held(self) -> int:
@@ -90,6 +92,10 @@ class _FakeStage:
         """End all requests with StageFailed."""
         for request_id in list(self._held):
             self._end(request_id, StageFailed("The stage was stopped."))
+
+    @property
+    def _step_s(self) -> float:
+        return 0.0 if self._hanging_since is None else time.monotonic() - self._hanging_since
 
     def _end(self, request_id: str, reason: Exception) -> None:
         held = self._held.get(request_id)
@@ -107,7 +113,11 @@ class _FakeStage:
         if self.fault is not None and num_outputs >= self.fault.after_outputs:
             if self.fault.error is not None:
                 raise self.fault.error
-            await held.ended.wait()
+            self._hanging_since = time.monotonic()
+            try:
+                await held.ended.wait()
+            finally:
+                self._hanging_since = None
         elif self.delay_s > 0:
             with contextlib.suppress(TimeoutError):  # nobody ended it: go on
                 await asyncio.wait_for(held.ended.wait(), self.delay_s)
@@ -167,6 +177,7 @@ class FakeThinker(_FakeStage):
             "kv_tokens_used": held,
             "kv_tokens_total": 1024.0,
             "num_preemptions": 0.0,
+            "step_s": self._step_s,
         }
 
 
@@ -214,7 +225,13 @@ class FakeToken2Wav(_FakeStage):
     async def stats(self) -> dict[str, float]:
         """Gauges of the protocol."""
         held = float(len(self._held))
-        return {"num_sessions": held, "num_waiting": 0.0, "session_bytes": held, "voice_bytes": 0.0}
+        return {
+            "num_sessions": held,
+            "num_waiting": 0.0,
+            "session_bytes": held,
+            "voice_bytes": 0.0,
+            "step_s": self._step_s,
+        }
 
     @staticmethod
     def _play(request: SpeechRequest, start: int, count: int) -> AudioChunk:

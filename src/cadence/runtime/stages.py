@@ -68,11 +68,15 @@ def load_stage(spec: StageSpec, progress: Progress) -> Stage:
 
 
 def _load_fake(spec: StageSpec, progress: Progress) -> Stage:
-    """A stage without a model: `script` (ids of every answer), `delay_s`, `hang_after`."""
+    """A stage without a model: `script` (ids of every answer), `delay_s`, and one of `hang_after` and
+    `fail_after` (outputs)."""
     fields = dict(spec.config)
     script = fields.pop("script", [])
-    hang_after = fields.pop("hang_after", None)
-    fault = None if hang_after is None else StageFault(hang_after)
+    fault: StageFault | None = None
+    if "hang_after" in fields:
+        fault = StageFault(fields.pop("hang_after"))
+    elif "fail_after" in fields:
+        fault = StageFault(fields.pop("fail_after"), RuntimeError("as asked"))
     progress("Making a stage without a model", 0.5)
     if spec.kind == "fake_thinker":
         return FakeThinker(lambda request: script, fault=fault, **fields)

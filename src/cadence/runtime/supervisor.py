@@ -29,7 +29,8 @@ class SupervisorPolicy:
     """Times in seconds.
 
     A process that says nothing is reported unresponsive after `silent_s`, killed after `frozen_s`
-    (`loading_frozen_s` while it loads: reading weights can hold the interpreter for a while). One that
+    (`loading_frozen_s` while it loads: reading weights can hold the interpreter for a while), and killed
+    when one step of its computation takes `hung_s` (a long utterance in one go takes minutes). One that
     lived for `stable_s` starts the back-off anew; `max_crashes` short lives in a row count as failed,
     though starting it goes on.
     """
@@ -38,6 +39,7 @@ class SupervisorPolicy:
     silent_s: float = 4.0
     frozen_s: float = 15.0
     loading_frozen_s: float = 180.0
+    hung_s: float = 300.0
     first_backoff_s: float = 0.25
     max_backoff_s: float = 30.0
     stable_s: float = 60.0
@@ -203,6 +205,9 @@ class Supervisor:
                 limit_s = self._policy.frozen_s if link.ready.done() else self._policy.loading_frozen_s
                 if link.num_silent_ticks * self._policy.tick_s >= limit_s:
                     why = "stopped answering"
+                    return why
+                if link.stats.get("step_s", 0.0) >= self._policy.hung_s:
+                    why = "hung in its computation"
                     return why
         finally:
             if self._state == "ready":

@@ -18,7 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
-from cadence.errors import CadenceError, NotReady, RequestAborted
+from cadence.errors import CadenceError, InternalError, NotReady, RequestAborted, StageFailed
 from cadence.runtime.guard import internal_failure, log_failure, stage_stream
 from cadence.runtime.stages import Stage, StageSpec, load_stage
 from cadence.runtime.wire import Frame, FrameReader, decode_request, encode_output, pack
@@ -28,8 +28,12 @@ from cadence.types import AudioChunk, SpeechRequest, StepOutput
 
 __all__ = ["main"]
 
+_log = logging.getLogger("cadence.runtime")
+
 BEAT_S = 0.5
+MAX_FAILURES = 3
 _STOP_WAIT_S = 3.0
+_LEAVE_WAIT_S = 30.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -59,6 +63,7 @@ class Worker:
         self._stats: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = asyncio.Event()
+        self._num_failures = 0  # in a row, without any output in between
 
     async def run(self) -> None:
         """Serve frames until the end; returns when the stage is closed."""
@@ -124,6 +129,7 @@ class Worker:
                 raise NotReady("A part of the server is not ready.")
             async with stage_stream(self._generate(stream, data), self._name) as outputs:
                 async for output in outputs:
+                    self._num_failures = 0
                     await stream.credit.acquire()
                     self.send({"t": "out", "stream": number, "value": encode_output(output)})
                     await self._writer.drain()
@@ -134,6 +140,15 @@ class Worker:
         finally:
             self._streams.pop(number, None)
             self.send({"t": "end", "stream": number, "error": error.to_dict() if error else None})
+        if isinstance(error, StageFailed | InternalError):
+            self._count_failure()
+
+    def _count_failure(self) -> None:
+        """A stage that only fails (its device is lost, its thread is dead) is better started anew."""
+        self._num_failures += 1
+        if self._num_failures >= MAX_FAILURES:
+            _log.critical("the %s stage failed %d times in a row", self._name, self._num_failures)
+            self._leaving.set()
 
     def _generate(self, stream: _Stream, data: Frame) -> AsyncIterator[StepOutput | AudioChunk]:
         request = decode_request(data)
@@ -152,11 +167,11 @@ class Worker:
             await asyncio.sleep(BEAT_S)
 
     async def _leave_when_told(self) -> None:
-        """After SIGTERM: finish what is held, then go."""
+        """After SIGTERM, or when the stage is no good: finish what is held, within bounds, then go."""
         await self._leaving.wait()
         held = {stream.task for stream in self._streams.values() if stream.task is not None}
         if held:
-            await asyncio.wait(held)
+            await asyncio.wait(held, timeout=_LEAVE_WAIT_S)
         self._writer.write_eof()
         await self._close()
         os._exit(0)
