@@ -183,4 +183,6 @@ def fit(task: Task) -> dict[str, float]:
                 run.save()
                 saved = time.monotonic()
     run.save()
+    if run.step < task.num_steps:
+        raise SystemExit(f"{task.name}: stopped at step {run.step} of {task.num_steps}; run it again to go on")
     return {"step": run.step, "train_seconds": round(run.seconds, 1), **{k: round(v, 4) for k, v in {**run.mean, **checked}.items()}}
