@@ -71,7 +71,8 @@ class HiFTState:
 
 @lru_cache(maxsize=4)
 def _hann(device: torch.device) -> Tensor:
-    return torch.hann_window(N_FFT, device=device)
+    with torch.inference_mode(False):  # serving may come first, training must still be able to use it
+        return torch.hann_window(N_FFT, device=device)
 
 
 @lru_cache(maxsize=4)
