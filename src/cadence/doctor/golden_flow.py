@@ -25,7 +25,7 @@ GROUPS = 2  # guided and unguided rows, in this order
 # The source sums the pitch up into phases: a pitch rounded differently in its last digit (3e-4 Hz) moves
 # the wave by a hundredth of its level after some seconds, unheard. So waves that come from our own pitch
 # may pass by their signal-to-noise ratio; source and wave are also compared with the golden pitch given.
-WAVE_DB = 50.0
+WAVE_DB = 40.0
 
 
 def _tensor(golden: GoldenFile, name: str) -> Tensor:
