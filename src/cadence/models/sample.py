@@ -140,6 +140,8 @@ def _write_thinker(
     config = thinker_config(THINKERS[sizes], vocabulary=vocabulary.num_rows, eos_id=eos_id, dtype=dtype)
     _write_json(out / "config.json", config)
     _write_json(out / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": eos_id})
+    for stale in out.glob("model*.safetensors*"):  # another number of shards, and an index of them
+        stale.unlink()
     layout = list(thinker_layout(config))
     weight_map: dict[str, str] = {}
     for shard in range(shards):
