@@ -69,6 +69,7 @@ class Supervisor:
         self._policy = policy or SupervisorPolicy()
         self._state: StageState = "starting"
         self._retry_after_s = 2.0
+        self._loading_s = 0.0  # how long the last start took: a hint when to come back
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._num_crashes = 0
@@ -148,8 +149,9 @@ class Supervisor:
         """Start anew, as often as it takes, with growing pauses."""
         while True:
             self._state = "failed" if self._num_crashes >= self._policy.max_crashes else "restarting"
-            self._retry_after_s = backoff_s(self._num_crashes, self._policy)
-            await asyncio.sleep(self._retry_after_s)
+            pause_s = backoff_s(self._num_crashes, self._policy)
+            self._retry_after_s = pause_s + self._loading_s
+            await asyncio.sleep(pause_s)
             self.num_restarts += 1
             try:
                 return await self._begin()
@@ -160,6 +162,7 @@ class Supervisor:
 
     async def _begin(self) -> asyncio.Task[str]:
         """One life, from the start of the process to ready; the task ends with it and says why."""
+        began = time.monotonic()
         link = await self._spawn()
         life = asyncio.create_task(self._watch(link), name=f"watch {self._spec.name}")
         try:
@@ -168,7 +171,7 @@ class Supervisor:
             life.cancel()
             await asyncio.wait({life})
             raise
-        self._state = "ready"
+        self._state, self._loading_s = "ready", time.monotonic() - began
         return life
 
     async def _spawn(self) -> StageLink:
