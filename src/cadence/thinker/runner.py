@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +72,7 @@ class ThinkerRunner:
         self._views: dict[Choice | None, _View] = {None: _View(0, num_ids)}
 
     @torch.inference_mode()
-    def step(self, chunks: Sized[Chunk]) -> list[ChunkResult]:
+    def step(self, chunks: list[Chunk]) -> list[ChunkResult]:
         """Compute the chunks; results in any order. An error that one chunk caused is that chunk's alone."""
         failed = []
         healthy = []
