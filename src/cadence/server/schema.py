@@ -133,7 +133,7 @@ def _is_branch(loc: tuple[int | str, ...], i: int) -> bool:
     step = loc[i]
     if not isinstance(step, str):
         return False
-    if "[" in step or step[:1].isupper() or step in _TYPES:
+    if "[" in step or "-" in step or step[:1].isupper() or step in _TYPES:  # list[...], constrained-str
         return True
     return step in _TAGS and i < len(loc) - 1 and isinstance(loc[i - 1], int)
 
