@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from engine_kit import Kit, ask, assert_idle, collect, sound_of, text_of
 
 from cadence.answers.plan import num_speech_ids
+from cadence.config import EngineConfig
+from cadence.engine import Engine
 from cadence.errors import (
     CadenceError,
     DeadlineExceeded,
@@ -20,6 +23,7 @@ from cadence.errors import (
     RequestAborted,
     StageFailed,
 )
+from cadence.prompt import PromptBuilder
 from cadence.runtime.fake_stages import StageFault, tone
 from cadence.types import (
     CODE_SAMPLES,
@@ -157,6 +161,25 @@ async def test_refusals(kit: Kit) -> None:
     assert caught.value.code == "voice_not_found" and "default_male" in caught.value.message
     with pytest.raises(InvalidRequest):
         await collect(engine, ask(verbatim="said"))
+
+
+async def test_a_server_without_token2wav_only_writes(kit: Kit) -> None:
+    engine, thinker, _ = kit.engine(kit.text("fine"))
+    mute = Engine(
+        thinker,
+        None,
+        tokenizer=engine.tokenizer,
+        prompt_builder=PromptBuilder(engine.tokenizer),
+        info=dataclasses.replace(engine.info, can_speak=False, voices=()),
+        config=EngineConfig(thinker_only=True),
+        default_sampling=engine.default_sampling,
+    )
+    assert text_of(await collect(mute, ask())) == "fine"
+    with pytest.raises(InvalidRequest) as caught:
+        await collect(mute, ask(output="speech"))
+    assert caught.value.code == "no_speech"
+    assert "token2wav_num_sessions" not in await mute.stats()
+    await mute.aclose()
 
 
 async def test_queue_full_and_queue_timeout(kit: Kit) -> None:

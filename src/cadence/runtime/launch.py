@@ -27,6 +27,7 @@ from cadence.types import ModelInfo, SamplingParams
 __all__ = ["Launched", "launch", "start_stages"]
 
 _DEFAULT_POSITIONS = 16384
+_KV_BLOCK = 16  # the local thinker hands its memory out in blocks of so many tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +128,12 @@ def _titled(name: str, progress: Progress) -> Progress:
 def _max_model_len(config: ServeConfig, model_config: Mapping[str, Any]) -> int:
     """Ids in prompt and answer: the model's positions, or less by flag or by the memory for their keys."""
     text = model_config.get("text_config", {})
+    kv_cache_tokens = config.thinker.kv_cache_tokens or 0
     limits = [
         text.get("max_position_embeddings") or _DEFAULT_POSITIONS,
         text.get("max_seq_len"),
         config.thinker.max_model_len,
-        config.thinker.kv_cache_tokens,
+        kv_cache_tokens - kv_cache_tokens % _KV_BLOCK,
     ]
     return min(int(limit) for limit in limits if limit)
 
