@@ -33,7 +33,6 @@ SUFFIXES = {".ogg": "opus", ".m4a": "aac"} | {f".{name}": name for name in FORMA
 )
 @click.option("--voice", default="default", show_default=True)
 @click.option("--instructions", help="How to read: replaces the system prompt.")
-@click.option("--speed", type=click.FloatRange(0.25, 4.0), help="1 is natural.")
 @click.option("--seed", type=int, help="Same seed, same speech.")
 @connection_options
 def say(**options: Any) -> None:
@@ -49,7 +48,7 @@ async def _say(options: dict[str, Any]) -> None:
     output: Path = options["output"]
     to_stdout = str(output) == "-"
     body = {"input": text, "voice": options["voice"], "response_format": _format(output, to_stdout)}
-    body |= {k: options[k] for k in ("instructions", "speed", "seed") if options[k] is not None}
+    body |= {k: options[k] for k in ("instructions", "seed") if options[k] is not None}
     async with connect(options["url"], options["model"], options["api_key"]) as client:
         start_s = time.perf_counter()
         # whole, not streamed: the file then carries its true length
