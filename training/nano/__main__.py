@@ -23,6 +23,9 @@ _STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # module, function, it
     "flow-encoder": ("flow", "run_encoder", ()),
     "flow": ("flow", "run", ()),
     "thinker": ("thinker", "run", ()),
+    "hearing-female": ("hearing_data", "run", ("female",)),
+    "hearing-male": ("hearing_data", "run", ("male",)),
+    "hearing": ("hearing", "run", ()),
     "evaluate": ("evaluate", "run", ()),
     "export": ("export", "run", ()),
     "curves": ("curves", "run", ()),
@@ -43,7 +46,10 @@ def main() -> None:
         begun = time.monotonic()
         module, function, arguments = _STAGES[stage]
         result = getattr(importlib.import_module(f"training.nano.{module}"), function)(*arguments)
-        report.write_text(json.dumps({"stage": stage, "seconds": round(time.monotonic() - begun, 1), **result}, indent=1) + "\n")
+        report.write_text(
+            json.dumps({"stage": stage, "seconds": round(time.monotonic() - begun, 1), **result}, indent=1)
+            + "\n"
+        )
         print(f"{stage}: {result}")
 
 

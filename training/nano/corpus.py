@@ -11,7 +11,7 @@ import random
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.nano import settings, templates
@@ -81,7 +81,11 @@ def build() -> list[Sentence]:
     draw = random.Random(settings.SEED)
     never = {text.lower() for text in EVERYDAY}
     open_lines = sorted({line for example in _wordnet_examples() if (line := clean(example))})
-    domains: dict[str, list[str]] = {"template": templates.sentences(NUM_TEMPLATES, settings.SEED), "common": [], "open": []}
+    domains: dict[str, list[str]] = {
+        "template": templates.sentences(NUM_TEMPLATES, settings.SEED),
+        "common": [],
+        "open": [],
+    }
     for line in open_lines:
         if line.lower() not in never:
             domains["common" if set(words_of(line)) <= common else "open"].append(line)
@@ -107,6 +111,9 @@ def load() -> list[Sentence]:
 def run() -> dict[str, int]:
     """Write the corpus and return how many sentences each domain has."""
     sentences = build()
-    path().write_text("".join(json.dumps(dict(text=s.text, domain=s.domain, held_out=s.held_out)) + "\n" for s in sentences))
-    counts = {domain: sum(s.domain == domain for s in sentences) for domain in ("template", "common", "open", "everyday")}
+    path().write_text("".join(json.dumps(asdict(s)) + "\n" for s in sentences))
+    counts = {
+        domain: sum(s.domain == domain for s in sentences)
+        for domain in ("template", "common", "open", "everyday")
+    }
     return counts | {"word_types": len({word for s in sentences for word in words_of(s.text)})}

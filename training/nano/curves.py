@@ -28,7 +28,9 @@ def draw(stage: str, file: Path, out: Path) -> None:
     from matplotlib import pyplot
 
     series = read_log(file)
-    names = [name for name in series if not name.startswith("val_") or name.removeprefix("val_") not in series]
+    names = [
+        name for name in series if not name.startswith("val_") or name.removeprefix("val_") not in series
+    ]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False)

@@ -1,10 +1,10 @@
 """Stage `evaluate`: how well each part speaks, by the independent recogniser, on held-out sentences.
 
-    teacher   the teacher's own speech: the ceiling
-    copy      its mel through the vocoder
-    mu        its codes through the flow's encoder alone, then the vocoder
-    flow      its codes through the whole flow, then the vocoder
-    speech    the text through the Thinker, the flow and the vocoder
+teacher   the teacher's own speech: the ceiling
+copy      its mel through the vocoder
+mu        its codes through the flow's encoder alone, then the vocoder
+flow      its codes through the whole flow, then the vocoder
+speech    the text through the Thinker, the flow and the vocoder
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import torch
 from cadence.audio.features import prompt_mel
 from cadence.models.conformer import NoMemory
 from cadence.models.flow import Flow
-from cadence.models.flow_sampler import FlowSampler, Utterance as FlowInput
+from cadence.models.flow_sampler import FlowSampler
+from cadence.models.flow_sampler import Utterance as FlowInput
 from cadence.models.hift import HiFT
 from training.nano import flow as flow_stage
 from training.nano import generate, settings, text_vocabulary
 from training.nano import thinker as thinker_stage
-from training.nano.fit import trained
+from training.nano.fit import stage_dir, trained
 from training.nano.recogniser import Recogniser
 from training.nano.speaker_vectors import speaker_vector
 from training.nano.speech import Store, Utterance
@@ -57,10 +58,17 @@ def load_vocoder() -> HiFT:
 
 
 def load_thinker() -> NanoThinker:
-    """The trained language model."""
+    """The trained language model: the stage `hearing`'s if that ran, else the stage `thinker`'s."""
     model = NanoThinker(thinker_stage.sizes())
-    model.load_state_dict(trained("thinker", averaged=True)[0])
+    hears = (stage_dir("hearing") / "last.pt").exists()
+    state, _ = trained("hearing" if hears else "thinker", averaged=True)
+    model.load_state_dict(under("thinker.", state) if hears else state)
     return model.eval().requires_grad_(False)
+
+
+def under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a state dict below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class Chain:
@@ -73,14 +81,18 @@ class Chain:
         needs_flow = set(parts) & {"mu", "flow", "speech"}
         self.sampler = FlowSampler(load_flow()) if needs_flow else None
         self.thinker = load_thinker() if "speech" in parts else None
-        self.prompt = next(u for u in self.store.split(held_out=True) if u.num_samples > PROMPT_S * settings.SAMPLE_RATE_HZ)
+        self.prompt = next(
+            u for u in self.store.split(held_out=True) if u.num_samples > PROMPT_S * settings.SAMPLE_RATE_HZ
+        )
         self.said: dict[str, npt.NDArray[np.int64]] = {}
 
     def prepare(self, utterances: list[Utterance]) -> None:
         """Run the Thinker over all texts at once."""
         if self.thinker is not None:
             texts = [u.text for u in utterances]
-            self.said = dict(zip(texts, generate.speak(self.thinker, text_vocabulary.open_tokenizer(), texts), strict=True))
+            self.said = dict(
+                zip(texts, generate.speak(self.thinker, text_vocabulary.open_tokenizer(), texts), strict=True)
+            )
 
     def teacher(self, utterance: Utterance) -> Wave:
         """Unchanged."""
@@ -94,7 +106,9 @@ class Chain:
         """The encoder's guess."""
         assert self.sampler is not None
         with torch.inference_mode():
-            return self._vocode(self.sampler.flow.encode([torch.tensor(utterance.codes)], [NoMemory()], [True])[0])
+            return self._vocode(
+                self.sampler.flow.encode([torch.tensor(utterance.codes)], [NoMemory()], [True])[0]
+            )
 
     def flow(self, utterance: Utterance) -> Wave:
         """True codes after the voice's prompt."""
@@ -117,8 +131,13 @@ class Chain:
         return sound[0].numpy()
 
 
-def run(voice: str = "female", count: int = 30, parts: str = "teacher,copy,mu,flow,speech", domains: str = "template,common,everyday",
-        save: bool = True) -> dict[str, float]:
+def run(
+    voice: str = "female",
+    count: int = 30,
+    parts: str = "teacher,copy,mu,flow,speech",
+    domains: str = "template,common,everyday",
+    save: bool = True,
+) -> dict[str, float]:
     """Word error rates by part and domain."""
     torch.set_num_threads(1)
     chosen = parts.split(",")
@@ -130,13 +149,21 @@ def run(voice: str = "female", count: int = 30, parts: str = "teacher,copy,mu,fl
         for part in chosen:
             begun = time.process_time()
             name = f"{voice}_{part}_{domain}"
-            found[name], heard = _measure(getattr(chain, part), utterances, recogniser, name if save else None)
-            print(f"{name}: WER {found[name]:.3f} ({time.process_time() - begun:.0f} s)  {heard[:2]}", flush=True)
+            found[name], heard = _measure(
+                getattr(chain, part), utterances, recogniser, name if save else None
+            )
+            print(
+                f"{name}: WER {found[name]:.3f} ({time.process_time() - begun:.0f} s)  {heard[:2]}",
+                flush=True,
+            )
     return found
 
 
 def _measure(
-    render: Callable[[Utterance], Wave], utterances: list[Utterance], recogniser: Recogniser, save_as: str | None
+    render: Callable[[Utterance], Wave],
+    utterances: list[Utterance],
+    recogniser: Recogniser,
+    save_as: str | None,
 ) -> tuple[float, list[str]]:
     sounds = [render(utterance) for utterance in utterances]
     if save_as:
@@ -158,7 +185,9 @@ def write_wav(path: Path, samples: Wave) -> None:
 
 def main() -> None:
     """`python -m training.nano.evaluate --parts flow,speech`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--voice", default="female")
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--parts", default="teacher,copy", help=f"of {','.join(PARTS)}")

@@ -1,4 +1,4 @@
-"""Everyday sentences written for evaluation. No stage trains on them; the corpus drops any line equal to one."""
+"""Everyday sentences for evaluation. No stage trains on them: the corpus drops any line equal to one."""
 
 EVERYDAY = """
 I left my glasses on the table next to the bed.

@@ -77,9 +77,15 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         state = {
-            "module": self.task.module.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state(), "step": self.step,
-            "seconds": self.seconds, "mean": self.mean, "average": self.average, "sizes": dict(self.task.sizes),
+            "module": self.task.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "numpy": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "mean": self.mean,
+            "average": self.average,
+            "sizes": dict(self.task.sizes),
         }
         file = self.folder / "last.pt"
         torch.save(state, file.with_suffix(".tmp"))
@@ -104,7 +110,9 @@ class _Run:
             decay = min(task.average, (self.step + 1) / (self.step + 10))
             with torch.no_grad():
                 for name, value in task.module.state_dict().items():
-                    self.average[name].lerp_(value, 1 - decay) if value.is_floating_point() else self.average[name].copy_(value)
+                    self.average[name].lerp_(value, 1 - decay) if value.is_floating_point() else self.average[
+                        name
+                    ].copy_(value)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -119,16 +127,22 @@ class _Run:
 
     def report(self, **more: float) -> None:
         """A line for people and a line for machines."""
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 4) for k, v in {**self.mean, **more}.items()}}
+        line = {
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            **{k: round(v, 4) for k, v in {**self.mean, **more}.items()},
+        }
         with open(self.folder / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         print(self.task.name, json.dumps(line), flush=True)
 
 
 def rate(step: int, task: Task) -> float:
-    """Warm-up, level, and over the last part of the steps a line down to `final_rate`: a run can be made longer."""
+    """Warm-up, then level (so a run can be made longer), at last a line down to `final_rate`."""
     left = (task.num_steps - step) / max(1.0, task.decay_part * task.num_steps)
-    return min(1.0, (step + 1) / task.warmup_steps) * (task.final_rate + (1 - task.final_rate) * min(1.0, left))
+    return min(1.0, (step + 1) / task.warmup_steps) * (
+        task.final_rate + (1 - task.final_rate) * min(1.0, left)
+    )
 
 
 def stage_dir(name: str) -> Path:
@@ -184,5 +198,11 @@ def fit(task: Task) -> dict[str, float]:
                 saved = time.monotonic()
     run.save()
     if run.step < task.num_steps:
-        raise SystemExit(f"{task.name}: stopped at step {run.step} of {task.num_steps}; run it again to go on")
-    return {"step": run.step, "train_seconds": round(run.seconds, 1), **{k: round(v, 4) for k, v in {**run.mean, **checked}.items()}}
+        raise SystemExit(
+            f"{task.name}: stopped at step {run.step} of {task.num_steps}; run it again to go on"
+        )
+    return {
+        "step": run.step,
+        "train_seconds": round(run.seconds, 1),
+        **{k: round(v, 4) for k, v in {**run.mean, **checked}.items()},
+    }

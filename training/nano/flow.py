@@ -24,9 +24,20 @@ from training.nano.speech import Store, Utterance, batches_by_length
 
 MEL_DIM = 80
 SIZES = FlowConfig(
-    vocab_size=phones.NUM_CODES, mel_dim=MEL_DIM, speaker_dim=SPEAKER_DIM, guidance=0.7,
+    vocab_size=phones.NUM_CODES,
+    mel_dim=MEL_DIM,
+    speaker_dim=SPEAKER_DIM,
+    guidance=0.7,
     encoder=EncoderConfig(hidden=192, num_blocks=3, num_up_blocks=2, num_heads=3, linear_units=384),
-    dit=DiTConfig(in_channels=4 * MEL_DIM, out_channels=MEL_DIM, hidden=192, depth=4, num_heads=3, head_dim=64, mlp_ratio=2.0),
+    dit=DiTConfig(
+        in_channels=4 * MEL_DIM,
+        out_channels=MEL_DIM,
+        hidden=192,
+        depth=4,
+        num_heads=3,
+        head_dim=64,
+        mlp_ratio=2.0,
+    ),
 )
 NUM_STEPS = 40_000
 ENCODER_STEPS = 1_000
@@ -126,8 +137,12 @@ class FlowTask:
         times = 1 - torch.cos(torch.from_numpy(rng.random(len(mels)).astype(np.float32)) * 0.5 * math.pi)
         noise = [torch.randn_like(mel) for mel in mels]
         noisy = [(1 - t) * z + t * mel for t, z, mel in zip(times, noise, mels, strict=True)]
-        known = [int(len(mel) * MAX_PREFIX * rng.random()) if rng.random() < PREFIX_SHARE else 0 for mel in mels]
-        conditions = [torch.cat([mel[:k], torch.zeros_like(mel[k:])]) for mel, k in zip(mels, known, strict=True)]
+        known = [
+            int(len(mel) * MAX_PREFIX * rng.random()) if rng.random() < PREFIX_SHARE else 0 for mel in mels
+        ]
+        conditions = [
+            torch.cat([mel[:k], torch.zeros_like(mel[k:])]) for mel, k in zip(mels, known, strict=True)
+        ]
         speakers = torch.stack([speaker_vector(u.voice) for u in utterances])
         speakers = speakers + SPEAKER_NOISE * torch.randn_like(speakers)
         keep = torch.from_numpy(rng.random(len(mels)) >= drop)
@@ -168,10 +183,19 @@ def run_encoder() -> dict[str, float]:
     """The first, short part."""
     flow = build()
     task = EncoderTask(flow)
-    return fit(Task(
-        name="flow-encoder", module=flow, loss=task.loss, validate=task.validate, num_steps=ENCODER_STEPS,
-        learning_rate=LEARNING_RATE, decay_part=0.01, validate_every=250, sizes=_sizes(),
-    ))
+    return fit(
+        Task(
+            name="flow-encoder",
+            module=flow,
+            loss=task.loss,
+            validate=task.validate,
+            num_steps=ENCODER_STEPS,
+            learning_rate=LEARNING_RATE,
+            decay_part=0.01,
+            validate_every=250,
+            sizes=_sizes(),
+        )
+    )
 
 
 def run() -> dict[str, float]:
@@ -179,7 +203,16 @@ def run() -> dict[str, float]:
     flow = build()
     flow.load_state_dict(trained("flow-encoder")[0])
     task = FlowTask(flow)
-    return fit(Task(
-        name="flow", module=flow, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
-        learning_rate=LEARNING_RATE, average=0.999, validate_every=500, sizes=_sizes(),
-    ))
+    return fit(
+        Task(
+            name="flow",
+            module=flow,
+            loss=task.loss,
+            validate=task.validate,
+            num_steps=NUM_STEPS,
+            learning_rate=LEARNING_RATE,
+            average=0.999,
+            validate_every=500,
+            sizes=_sizes(),
+        )
+    )

@@ -1,4 +1,4 @@
-"""Speak text with a Thinker in training form, by the server's own rules for verbatim speech: for validation."""
+"""Speak text with a Thinker in training form, by the server's own rules for verbatim speech."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ def speak(
     rows = [make.prompt(text) for text in texts]
     prompts = [len(row) for row in rows]
     plans = [
-        VerbatimSpeech(tokenizer.encode(text), tts_pad=special.tts_pad, end_ids={special.tts_end, special.eot}, max_wait=MAX_WAIT)
+        VerbatimSpeech(
+            tokenizer.encode(text),
+            tts_pad=special.tts_pad,
+            end_ids={special.tts_end, special.eot},
+            max_wait=MAX_WAIT,
+        )
         for text in texts
     ]
     open_rows = list(range(len(texts)))

@@ -40,7 +40,9 @@ def groups_of_tokens(words: Sequence[int], word_starts_s: Sequence[float]) -> li
     return groups
 
 
-def speech_ids(tokenizer: Tokenizer, text_ids: Sequence[int], groups: Sequence[int], codes: Sequence[int]) -> list[int]:
+def speech_ids(
+    tokenizer: Tokenizer, text_ids: Sequence[int], groups: Sequence[int], codes: Sequence[int]
+) -> list[int]:
     """Ids of a spoken answer after `<tts_start>`: the groups, `<tts_end>`, `<|EOT|>`.
 
     Raises:

@@ -20,8 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "NUM_CODES", "NUM_PHONES", "NUM_PITCHES", "SILENCE", "PhoneSpan",
-    "codes_of_spans", "join_code", "phone_ids", "phones_of_codes", "split_code",
+    "NUM_CODES",
+    "NUM_PHONES",
+    "NUM_PITCHES",
+    "SILENCE",
+    "PhoneSpan",
+    "codes_of_spans",
+    "join_code",
+    "phone_ids",
+    "phones_of_codes",
+    "split_code",
 ]
 
 NUM_PHONES, NUM_POSITIONS, NUM_BOUNDARIES, NUM_PITCHES = 81, 3, 3, 9
@@ -34,11 +42,25 @@ FRAME_S = 0.04
 _CONSONANTS = "bdfhjklmnpstvwzɡŋɹʃʒðθʤʧTʔ"
 _VOWELS = "AIOWYæɑɔəɜɛiuɪʊʌᵊᵻɐ"
 _UNVOICED = set("fhkpstʃθʧʔ")
-_ALIASES = {"ɚ": "ə", "g": "ɡ", "r": "ɹ", "ɾ": "T", "e": "A", "o": "O", "a": "ɑ", "ɒ": "ɑ", "x": "k", "ɬ": "l", "Q": "O"}
+_ALIASES = {
+    "ɚ": "ə",
+    "g": "ɡ",
+    "r": "ɹ",
+    "ɾ": "T",
+    "e": "A",
+    "o": "O",
+    "a": "ɑ",
+    "ɒ": "ɑ",
+    "x": "k",
+    "ɬ": "l",
+    "Q": "O",
+}
 _STRESS = "ˈ"
 _SYMBOLS = ["<sil>", *_CONSONANTS, *_VOWELS, *(_STRESS + vowel for vowel in _VOWELS)]
 _INDEX = {symbol: i for i, symbol in enumerate(_SYMBOLS)}
-_VOICED = np.array([s != "<sil>" and s not in _UNVOICED for s in _SYMBOLS] + [False] * (NUM_PHONES - len(_SYMBOLS)))
+_VOICED = np.array(
+    [s != "<sil>" and s not in _UNVOICED for s in _SYMBOLS] + [False] * (NUM_PHONES - len(_SYMBOLS))
+)
 assert len(_SYMBOLS) <= NUM_PHONES and NUM_CODES == 3**8
 
 
@@ -81,8 +103,10 @@ def is_voiced(phone: int) -> bool:
 
 
 def join_code(
-    phone: npt.NDArray[np.int64], position: npt.NDArray[np.int64],
-    boundary: npt.NDArray[np.int64], pitch: npt.NDArray[np.int64],
+    phone: npt.NDArray[np.int64],
+    position: npt.NDArray[np.int64],
+    boundary: npt.NDArray[np.int64],
+    pitch: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """The code of its four parts, elementwise."""
     return phone + NUM_PHONES * (position + NUM_POSITIONS * (boundary + NUM_BOUNDARIES * pitch))

@@ -12,7 +12,9 @@ _VOICED_ABOVE = 0.55
 _SILENT_BELOW = 1e-3
 
 
-def track(samples_8k: npt.NDArray[np.float32], low_hz: float = 60.0, high_hz: float = 320.0) -> npt.NDArray[np.float32]:
+def track(
+    samples_8k: npt.NDArray[np.float32], low_hz: float = 60.0, high_hz: float = 320.0
+) -> npt.NDArray[np.float32]:
     """F0 in Hz, one value for each 20 ms frame (centred), 0 where unvoiced."""
     num_frames = len(samples_8k) // _HOP
     margin = (_WINDOW - _HOP) // 2
@@ -35,7 +37,9 @@ def track(samples_8k: npt.NDArray[np.float32], low_hz: float = 60.0, high_hz: fl
     lag = low + 1 + np.argmax(good, axis=1)  # the shortest lag that is nearly the best: no octave below
     rows = np.arange(num_frames)
     left, mid, right = (normalised[rows, lag + d] for d in (-1, 0, 1))
-    shift = np.where(np.abs(left - 2 * mid + right) > 1e-6, 0.5 * (left - right) / (left - 2 * mid + right + 1e-12), 0.0)
+    shift = np.where(
+        np.abs(left - 2 * mid + right) > 1e-6, 0.5 * (left - right) / (left - 2 * mid + right + 1e-12), 0.0
+    )
     loud = np.sqrt(total[:, 0] / _WINDOW) > _SILENT_BELOW
     voiced = loud & (best > _VOICED_ABOVE) & good.any(1)
     f0 = np.where(voiced, _RATE_HZ / (lag + np.clip(shift, -0.5, 0.5)), 0.0)

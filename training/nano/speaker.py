@@ -35,7 +35,9 @@ class SpeakerNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         shape = ((NUM_BANKS, WIDTH, 5, 1), (WIDTH, WIDTH, 3, 2), (WIDTH, WIDTH, 3, 3), (WIDTH, POOLED, 1, 1))
-        self.layers = nn.ModuleList([nn.Conv1d(i, o, k, dilation=d, padding=d * (k // 2)) for i, o, k, d in shape])
+        self.layers = nn.ModuleList(
+            [nn.Conv1d(i, o, k, dilation=d, padding=d * (k // 2)) for i, o, k, d in shape]
+        )
         self.norms = nn.ModuleList([nn.BatchNorm1d(o) for _, o, _, _ in shape])
         self.project = nn.Linear(2 * POOLED, SPEAKER_DIM)
 
@@ -77,9 +79,13 @@ class SpeakerTask:
             pool = self._pool(voice, held_out)
             utterance = pool[rng.integers(len(pool))]
             count = int(CROP_S * warp * SAMPLE_RATE_HZ)
-            part = self.stores[voice].samples(utterance, int(rng.integers(utterance.num_samples - count)), count)
+            part = self.stores[voice].samples(
+                utterance, int(rng.integers(utterance.num_samples - count)), count
+            )
             samples = soxr.resample(part, SAMPLE_RATE_HZ * warp, 16_000, quality="LQ").astype(np.float32)
-            samples = samples * rng.uniform(0.3, 1.0) + rng.choice([0.0, 1e-4, 1e-3]) * rng.standard_normal(len(samples))
+            samples = samples * rng.uniform(0.3, 1.0) + rng.choice([0.0, 1e-4, 1e-3]) * rng.standard_normal(
+                len(samples)
+            )
             banks = fbank(samples.astype(np.float32))[: int(CROP_S * 100) - 4]
             rows.append(banks)
             labels.append(speaker_index(voice, warp))
@@ -96,7 +102,10 @@ class SpeakerTask:
         target = F.one_hot(labels, self.num_speakers)
         own = (cosine * target).sum(1)
         loss = F.cross_entropy(SCALE * (cosine - MARGIN * target), labels) + VECTOR_WEIGHT * (1 - own).mean()
-        return loss, {"accuracy": float((cosine.argmax(1) == labels).float().mean()), "own_cosine": own.mean().item()}
+        return loss, {
+            "accuracy": float((cosine.argmax(1) == labels).float().mean()),
+            "own_cosine": own.mean().item(),
+        }
 
     def validate(self) -> dict[str, float]:
         """The same on held-out speech."""
@@ -110,8 +119,14 @@ def export(path: Path) -> None:
     net = SpeakerNet()
     net.load_state_dict(trained("speaker")[0])
     torch.onnx.export(
-        net.eval(), (torch.zeros(1, 200, NUM_BANKS),), str(path), input_names=["input"], output_names=["output"],
-        dynamic_axes={"input": {0: "B", 1: "T"}, "output": {0: "B"}}, opset_version=17, dynamo=False,
+        net.eval(),
+        (torch.zeros(1, 200, NUM_BANKS),),
+        str(path),
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_axes={"input": {0: "B", 1: "T"}, "output": {0: "B"}},
+        opset_version=17,
+        dynamo=False,
     )
 
 
@@ -120,7 +135,14 @@ def run() -> dict[str, float]:
     torch.manual_seed(0)
     net = SpeakerNet()
     task = SpeakerTask(net)
-    return fit(Task(
-        name="speaker", module=net, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
-        learning_rate=LEARNING_RATE, validate_every=250,
-    ))
+    return fit(
+        Task(
+            name="speaker",
+            module=net,
+            loss=task.loss,
+            validate=task.validate,
+            num_steps=NUM_STEPS,
+            learning_rate=LEARNING_RATE,
+            validate_every=250,
+        )
+    )

@@ -1,6 +1,6 @@
 """The speaker embeddings of the trained voices: fixed directions, chosen before anything is trained.
 
-The flow is trained with them, and the speaker encoder is trained to find them, so neither waits for the other.
+The flow is trained with them and the speaker encoder is trained to find them: neither waits for the other.
 """
 
 from __future__ import annotations

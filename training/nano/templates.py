@@ -5,42 +5,55 @@ from __future__ import annotations
 import random
 import re
 
-_SLOTS: dict[str, list[str]] = {
-    "number": "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-              "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety".split(),
-    "hour": "one two three four five six seven eight nine ten eleven twelve".split(),
-    "minute": ["fifteen", "thirty", "forty five", "twenty", "ten"],
-    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    "month": "January February March April May June July August September October November December".split(),
-    "part": ["morning", "afternoon", "evening", "night"],
-    "when": ["today", "tomorrow", "tonight", "this week", "next week", "next month", "right now", "soon", "later",
-             "this afternoon", "tomorrow morning", "on the weekend"],
-    "city": "London Paris Berlin Boston Chicago Denver Madrid Rome Dublin Seattle Sydney Toronto Tokyo Austin".split(),
-    "person": ["my mother", "my father", "my sister", "my brother", "the doctor", "the teacher", "our neighbor",
-               "my friend", "your boss", "the children", "my wife", "my husband", "her daughter", "his son",
-               "the driver", "the manager", "everyone", "my uncle", "your cousin", "the nurse"],
-    "name": "Anna Peter Mary John Sarah David Emma Tom Lucy Mark Helen Paul Julia Henry Alice George Kate Sam".split(),
-    "subject": ["I", "we", "they", "you"],
-    "device": ["the kitchen light", "the front door", "the garden gate", "the old window", "the music", "the radio",
-               "the television", "the heater", "the alarm", "the oven", "the fan", "the camera", "the computer",
-               "the phone", "the washing machine", "the bedroom lamp"],
-    "food": ["coffee", "fresh bread", "apple juice", "green tea", "hot soup", "chocolate cake", "orange juice",
-             "milk and sugar", "rice and fish", "chicken salad", "cheese", "pasta", "eggs and toast", "ice cream",
-             "roast potatoes", "vegetable pizza"],
-    "weather": ["sunny", "cloudy", "rainy", "windy", "cold", "warm", "very hot", "quiet", "foggy", "snowy", "dry"],
-    "place": ["the train station", "the city library", "the main hospital", "the small hotel", "the river bridge",
-              "the school", "the airport", "the market", "the post office", "the museum", "the park", "the beach",
-              "the office", "the bank", "the restaurant", "the theater", "the supermarket"],
-    "go": ["walk", "drive", "go", "run", "travel", "ride a bike", "take a bus", "take a taxi"],
-    "feel": ["happy", "tired", "hungry", "excited", "nervous", "sad", "angry", "proud", "sick", "bored", "worried"],
-    "thing": ["a book", "a letter", "a new car", "a blue shirt", "a small gift", "a birthday card", "a ticket",
-              "a picture", "a story", "a song", "a question", "a good idea", "an umbrella", "the keys", "the report"],
-    "task": ["finish the work", "clean the house", "cook dinner", "write an email", "buy a present", "read the news",
-             "wash the dishes", "fix the car", "learn English", "play the piano", "water the plants", "pay the bill",
-             "book a room", "call the office", "feed the cat", "walk the dog", "pack the bags", "make a list"],
-    "color": "red blue green yellow black white brown gray orange purple pink".split(),
-    "animal": "dog cat horse bird rabbit mouse lion tiger bear sheep cow duck".split(),
-}
+_SLOT_TEXT = """
+number: one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen,
+    fourteen, fifteen, sixteen, seventeen, eighteen, nineteen, twenty, thirty, forty, fifty, sixty,
+    seventy, eighty, ninety
+hour: one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve
+minute: fifteen, thirty, forty five, twenty, ten
+day: Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday
+month: January, February, March, April, May, June, July, August, September, October, November,
+    December
+part: morning, afternoon, evening, night
+when: today, tomorrow, tonight, this week, next week, next month, right now, soon, later, this
+    afternoon, tomorrow morning, on the weekend
+city: London, Paris, Berlin, Boston, Chicago, Denver, Madrid, Rome, Dublin, Seattle, Sydney,
+    Toronto, Tokyo, Austin
+person: my mother, my father, my sister, my brother, the doctor, the teacher, our neighbor, my
+    friend, your boss, the children, my wife, my husband, her daughter, his son, the driver, the
+    manager, everyone, my uncle, your cousin, the nurse
+name: Anna, Peter, Mary, John, Sarah, David, Emma, Tom, Lucy, Mark, Helen, Paul, Julia, Henry,
+    Alice, George, Kate, Sam
+subject: I, we, they, you
+device: the kitchen light, the front door, the garden gate, the old window, the music, the radio,
+    the television, the heater, the alarm, the oven, the fan, the camera, the computer, the phone,
+    the washing machine, the bedroom lamp
+food: coffee, fresh bread, apple juice, green tea, hot soup, chocolate cake, orange juice, milk and
+    sugar, rice and fish, chicken salad, cheese, pasta, eggs and toast, ice cream, roast potatoes,
+    vegetable pizza
+weather: sunny, cloudy, rainy, windy, cold, warm, very hot, quiet, foggy, snowy, dry
+place: the train station, the city library, the main hospital, the small hotel, the river bridge,
+    the school, the airport, the market, the post office, the museum, the park, the beach, the
+    office, the bank, the restaurant, the theater, the supermarket
+go: walk, drive, go, run, travel, ride a bike, take a bus, take a taxi
+feel: happy, tired, hungry, excited, nervous, sad, angry, proud, sick, bored, worried
+thing: a book, a letter, a new car, a blue shirt, a small gift, a birthday card, a ticket, a
+    picture, a story, a song, a question, a good idea, an umbrella, the keys, the report
+task: finish the work, clean the house, cook dinner, write an email, buy a present, read the news,
+    wash the dishes, fix the car, learn English, play the piano, water the plants, pay the bill,
+    book a room, call the office, feed the cat, walk the dog, pack the bags, make a list
+color: red, blue, green, yellow, black, white, brown, gray, orange, purple, pink
+animal: dog, cat, horse, bird, rabbit, mouse, lion, tiger, bear, sheep, cow, duck
+"""
+
+
+def _read_slots() -> dict[str, list[str]]:
+    """Slot name to its fillings; a name starts a line, indented lines go on."""
+    joined = re.sub(r"\n\s+", " ", _SLOT_TEXT).strip().splitlines()
+    return {name: fillings.split(", ") for name, fillings in (line.split(": ", 1) for line in joined)}
+
+
+_SLOTS = _read_slots()
 
 _PATTERNS = """
 The weather in {city} will be {weather} on {day} {part}.

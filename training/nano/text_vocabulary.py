@@ -26,8 +26,17 @@ SYSTEM_PROMPTS = {
 _ROLES = ["system\n", "human\n", "assistant\n"]
 _TEMPLATE_WEIGHT, _PROMPT_WEIGHT = 1, 20_000
 _MARKERS = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|EOT|>", "<|BOT|>",
-    "<audio_start>", "<audio_end>", "<audio_patch>", "<tts_start>", "<tts_end>", "<tts_pad>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|EOT|>",
+    "<|BOT|>",
+    "<audio_start>",
+    "<audio_end>",
+    "<audio_patch>",
+    "<tts_start>",
+    "<tts_end>",
+    "<tts_pad>",
 ]
 # Qwen2's word pattern: contractions, words, single digits, punctuation, line breaks, spaces.
 _WORDS = (
@@ -51,10 +60,12 @@ def open_tokenizer() -> CadenceTokenizer:
 def _learn() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=TEXT_SIZE, initial_alphabet=alphabet, show_progress=False)
@@ -74,15 +85,26 @@ def run() -> dict[str, float]:
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     ends = {"eos_token": "<|EOT|>", "pad_token": "<|endoftext|>"}
     _write(out / "special_tokens_map.json", ends)
-    _write(out / "tokenizer_config.json", {
-        "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "add_prefix_space": False, "bos_token": None,
-        "unk_token": None, "errors": "replace", "clean_up_tokenization_spaces": False, "model_max_length": 4096, **ends,
-    })
+    _write(
+        out / "tokenizer_config.json",
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "bos_token": None,
+            "unk_token": None,
+            "errors": "replace",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 4096,
+            **ends,
+        },
+    )
     opened = open_tokenizer()
     sample = [s.text for s in corpus.load() if not s.held_out][:5000]
     num_words = sum(len(text.split()) for text in sample)
     return {
-        "text_size": size, "ids": opened.num_ids,
+        "text_size": size,
+        "ids": opened.num_ids,
         "tokens_per_word": round(sum(len(opened.encode(text)) for text in sample) / num_words, 3),
     }
 

@@ -43,8 +43,11 @@ class ThinkerTask:
             rows = [i for i, (u, _) in enumerate(every) if u.domain == domain]
             groups = batches_by_length([len(self.train[i].ids) for i in rows], BATCH)
             self.batches[domain] = [[rows[k] for k in group] for group in groups]
-        print(f"{len(self.train)} sequences, {sum(len(s.ids) for s in self.train)} ids, "
-              f"{time.monotonic() - begun:.0f} s to load", flush=True)
+        print(
+            f"{len(self.train)} sequences, {sum(len(s.ids) for s in self.train)} ids, "
+            f"{time.monotonic() - begun:.0f} s to load",
+            flush=True,
+        )
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Of one batch drawn at random."""
@@ -55,32 +58,14 @@ class ThinkerTask:
 
     def batch_loss(self, batch: thinker_data.Batch, inputs: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Negative log-likelihood of the answers' ids, plus the spelling loss."""
-        model, special = self.model, self.tokenizer.special
+        model = self.model
         hidden, spelled = model.hidden(model.embed(inputs))
         at = torch.arange(batch.ids.shape[1])
         answers = (at >= batch.answers[:, None]) & (at < batch.lengths[:, None])
         rows, columns = answers.nonzero(as_tuple=True)
-        targets, state = batch.ids[rows, columns], hidden[rows, columns - 1]
-        is_code = targets >= special.audio_0
-        parts, mass = model.code_log_probs(state)
-        wanted = model.parts_of(targets)
-        log_code = sum(p.gather(-1, wanted[:, i, None])[:, 0] for i, p in enumerate(parts))
-        assert isinstance(log_code, Tensor)
-        # The choice between text and codes is learned at every text slot and at a quarter of the others.
-        classed = ~is_code | (torch.rand(len(targets)) < 0.25)
-        text_logits = model.text_head(state[classed])
-        total = torch.logaddexp(text_logits.logsumexp(-1), mass[classed])
-        own = torch.where(is_code[classed], mass[classed],
-                          text_logits.gather(-1, targets[classed].clamp(max=model.sizes.num_text - 1)[:, None])[:, 0])
-        class_nll = total - own
-        code_nll = -log_code[is_code]
+        loss, found = answer_loss(model, hidden[rows, columns - 1], batch.ids[rows, columns])
         spelling = spelling_loss(model.spelling(spelled[batch.spelled_row, batch.spelled_at]), batch.spelled)
-        loss = (code_nll.sum() + class_nll.sum()) / len(targets) + SPELLING_WEIGHT * spelling
-        text_only = ~is_code[classed]
-        return loss, {
-            "code_nll": code_nll.mean().item(), "slot_nll": class_nll[text_only].mean().item(), "spelling": spelling.item(),
-            "phone": _accuracy(parts[0], wanted[:, 0], is_code), "pitch": _accuracy(parts[3], wanted[:, 3], is_code),
-        }
+        return loss + SPELLING_WEIGHT * spelling, {**found, "spelling": spelling.item()}
 
     def validate(self) -> dict[str, float]:
         """Teacher-forced likelihood, and phone error rates of free speech by domain."""
@@ -90,8 +75,40 @@ class ThinkerTask:
             spoken = [u for u, _ in self.held_out if u.domain == domain][:NUM_SPOKEN]
             said = generate.speak(self.model, self.tokenizer, [u.text for u in spoken])
             wanted = [phones.phones_of_codes(np.asarray(u.codes)) for u in spoken]
-            found[f"per_{domain}"] = generate.phone_error_rate(wanted, [phones.phones_of_codes(c) for c in said])
+            found[f"per_{domain}"] = generate.phone_error_rate(
+                wanted, [phones.phones_of_codes(c) for c in said]
+            )
         return found
+
+
+def answer_loss(model: NanoThinker, state: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Mean negative log-likelihood of ids [n] after hidden states [n, hidden].
+
+    An id's probability is that of its class (text or code) times its own within the class. The class is
+    learned at every text slot and, to save work, at a quarter of the audio slots.
+    """
+    first_code = model.sizes.num_text
+    is_code = targets >= first_code
+    classed = ~is_code | (torch.rand(len(targets)) < 0.25)
+    text_logits = model.text_head(state[classed])
+    parts, mass = model.code_log_probs(state)
+    total = torch.logaddexp(text_logits.logsumexp(-1), mass[classed])
+    of_text = text_logits.gather(-1, targets[classed].clamp(max=first_code - 1)[:, None])[:, 0]
+    class_nll = total - torch.where(is_code[classed], mass[classed], of_text)
+    text_nll = class_nll[~is_code[classed]]
+    found = {"text_nll": text_nll.mean().item()} if len(text_nll) else {}
+    loss = class_nll.sum()
+    if bool(is_code.any()):
+        wanted = model.parts_of(targets[is_code])
+        inside = [part[is_code] for part in parts]
+        code_nll = -torch.stack([p.gather(-1, wanted[:, i, None])[:, 0] for i, p in enumerate(inside)]).sum(0)
+        loss = loss + code_nll.sum()
+        found |= {
+            "code_nll": code_nll.mean().item(),
+            "phone": _accuracy(inside[0], wanted[:, 0]),
+            "pitch": _accuracy(inside[3], wanted[:, 3]),
+        }
+    return loss / len(targets), found
 
 
 def corrupt(batch: thinker_data.Batch, audio_0: int, rng: np.random.Generator) -> Tensor:
@@ -108,8 +125,8 @@ def corrupt(batch: thinker_data.Batch, audio_0: int, rng: np.random.Generator) -
     return torch.where(hit, torch.where(kind == 2, strange, neighbour), ids)
 
 
-def _accuracy(log_probs: Tensor, wanted: Tensor, counted: Tensor) -> float:
-    return float((log_probs.argmax(-1) == wanted)[counted].float().mean())
+def _accuracy(log_probs: Tensor, wanted: Tensor) -> float:
+    return float((log_probs.argmax(-1) == wanted).float().mean())
 
 
 def sizes() -> ThinkerSizes:
@@ -122,8 +139,17 @@ def run() -> dict[str, float]:
     torch.manual_seed(0)
     model = NanoThinker(sizes())
     task = ThinkerTask(model)
-    return fit(Task(
-        name="thinker", module=model, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
-        learning_rate=LEARNING_RATE, weight_decay=0.02, validate_every=VALIDATE_EVERY,
-        average=0.998, sizes=dataclasses.asdict(model.sizes),
-    ))
+    return fit(
+        Task(
+            name="thinker",
+            module=model,
+            loss=task.loss,
+            validate=task.validate,
+            num_steps=NUM_STEPS,
+            learning_rate=LEARNING_RATE,
+            weight_decay=0.02,
+            validate_every=VALIDATE_EVERY,
+            average=0.998,
+            sizes=dataclasses.asdict(model.sizes),
+        )
+    )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,16 @@ from training.nano import interleave, phones, speech
 from training.nano.thinker_model import SPELLED_PHONES
 
 Ids = npt.NDArray[np.int64]
-_OTHER_INSTRUCTIONS = ("Read this paragraph at a natural pace.\n", "Speak clearly.", "You are a friendly assistant.",
-                       "Read the text aloud in a calm voice.")
+_OTHER_INSTRUCTIONS = (
+    "Read this paragraph at a natural pace.\n",
+    "Speak clearly.",
+    "You are a friendly assistant.",
+    "Read the text aloud in a calm voice.",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class SpeechSequence:
     """One example: ids [n], where the answer starts, and the phones [k, SPELLED_PHONES] at positions [k]."""
 
     ids: Ids
@@ -49,16 +54,18 @@ def word_phones(utterance: speech.Utterance) -> list[list[int]]:
     assert utterance.word_starts_s is not None
     codes = np.asarray(utterance.codes)
     phone, position, _, _ = phones.split_code(codes)
-    edges = [math.ceil(round(3 * start / phones.FRAME_S) / 3) for start in utterance.word_starts_s] + [len(codes)]
+    edges = [math.ceil(round(3 * start / phones.FRAME_S) / 3) for start in utterance.word_starts_s] + [
+        len(codes)
+    ]
     found = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         onsets = (position[begin:end] == 0) & (phone[begin:end] != phones.SILENCE)
         found.append(phone[begin:end][onsets].tolist())
     return found
 
 
 class SpeechExamples:
-    """Makes training sequences of utterances; the text's place in the prompt is known, so words can be spelled."""
+    """Makes training sequences of utterances, and knows where the text stands in them."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -68,7 +75,7 @@ class SpeechExamples:
         """Ids up to `<tts_start>`."""
         return list(self._builder.build(self._builder.speech_messages(text, instructions), "speech").ids)
 
-    def __call__(self, utterance: speech.Utterance, instructions: str | None = None) -> Sequence_ | None:
+    def __call__(self, utterance: speech.Utterance, instructions: str | None = None) -> SpeechSequence | None:
         """The sequence, or None where words and sound do not match or the text does not fit."""
         if utterance.word_starts_s is None:
             return None
@@ -86,8 +93,12 @@ class SpeechExamples:
         rows = np.array([_padded(said[word]) for word in words], np.int64).reshape(-1, SPELLED_PHONES)
         in_answer = [len(prompt) + group * (interleave.CODES_PER_GROUP + 1) for group in groups]
         in_prompt = self._text_in_prompt(prompt, text_ids)
-        return Sequence_(np.array(prompt + answer, np.int64), len(prompt),
-                         np.array(in_answer + in_prompt, np.int64), np.concatenate([rows] * (1 + bool(in_prompt))))
+        return SpeechSequence(
+            np.array(prompt + answer, np.int64),
+            len(prompt),
+            np.array(in_answer + in_prompt, np.int64),
+            np.concatenate([rows] * (1 + bool(in_prompt))),
+        )
 
     def _text_in_prompt(self, prompt: list[int], text_ids: list[int]) -> list[int]:
         """Positions of the text's ids in the prompt: right before the human's `<|EOT|>`."""
@@ -102,7 +113,9 @@ def _padded(found: Sequence[int]) -> list[int]:
     return (row + [-1] * SPELLED_PHONES)[:SPELLED_PHONES]
 
 
-def load_sequences(tokenizer: Tokenizer, *, held_out: bool) -> Iterator[tuple[speech.Utterance, Sequence_]]:
+def load_sequences(
+    tokenizer: Tokenizer, *, held_out: bool
+) -> Iterator[tuple[speech.Utterance, SpeechSequence]]:
     """Every usable utterance of the female teacher with its sequence."""
     make = SpeechExamples(tokenizer)
     with open(speech.store_dir("female") / "utterances.jsonl") as lines:
@@ -118,15 +131,19 @@ def load_sequences(tokenizer: Tokenizer, *, held_out: bool) -> Iterator[tuple[sp
                     yield utterance, sequence
 
 
-def collate(sequences: Sequence[Sequence_], padding: int) -> Batch:
+def collate(sequences: Sequence[SpeechSequence], padding: int) -> Batch:
     """Pad on the right with `padding`."""
     lengths = [len(s.ids) for s in sequences]
     ids = torch.full((len(sequences), max(lengths)), padding, dtype=torch.long)
     for row, sequence in enumerate(sequences):
         ids[row, : lengths[row]] = torch.from_numpy(sequence.ids)
     return Batch(
-        ids, torch.tensor(lengths), torch.tensor([s.answer for s in sequences]),
-        torch.repeat_interleave(torch.arange(len(sequences)), torch.tensor([len(s.spelled_at) for s in sequences])),
+        ids,
+        torch.tensor(lengths),
+        torch.tensor([s.answer for s in sequences]),
+        torch.repeat_interleave(
+            torch.arange(len(sequences)), torch.tensor([len(s.spelled_at) for s in sequences])
+        ),
         torch.from_numpy(np.concatenate([s.spelled_at for s in sequences])),
         torch.from_numpy(np.concatenate([s.spelled for s in sequences])),
     )

@@ -42,9 +42,15 @@ class ThinkerSizes:
 def decoder_config(sizes: ThinkerSizes, *, num_rows: int) -> Qwen2Config:
     """The decoder's configuration with `num_rows` embedding rows."""
     return Qwen2Config(
-        vocab_size=num_rows, hidden_size=sizes.hidden, intermediate_size=sizes.units,
-        num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads, num_key_value_heads=sizes.kv_heads,
-        head_dim=sizes.hidden // sizes.heads, max_position_embeddings=4096, rope_theta=1e4,
+        vocab_size=num_rows,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.units,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        head_dim=sizes.hidden // sizes.heads,
+        max_position_embeddings=4096,
+        rope_theta=1e4,
     )
 
 

@@ -19,7 +19,7 @@ from training.nano.fit import Task, fit
 from training.nano.settings import MEL_SAMPLES, SAMPLE_RATE_HZ
 from training.nano.speech import Store, Utterance
 
-# Channels in multiples of 16 and fewer, smaller kernels: 1.6 times as fast as 96 channels with the public kernels.
+# Channels in multiples of 16, fewer and smaller kernels: 1.6 times as fast as 96 channels as usual.
 SIZES = HiFTConfig(base_channels=128, f0_channels=96, kernels=(3, 7), dilations=(1, 3))
 NUM_STEPS = 30_000
 BATCH, CROP_FRAMES, MARGIN_FRAMES = 4, 30, 3
@@ -48,7 +48,9 @@ def _mel_matrix(n_fft: int) -> Tensor:
 
 
 def _magnitude(wave: Tensor, n_fft: int, hop: int) -> Tensor:
-    spectrum = torch.view_as_real(torch.stft(wave, n_fft, hop, n_fft, _window(n_fft), center=False, return_complex=True))
+    spectrum = torch.view_as_real(
+        torch.stft(wave, n_fft, hop, n_fft, _window(n_fft), center=False, return_complex=True)
+    )
     return spectrum.pow(2).sum(-1).add(1e-7).sqrt()
 
 
@@ -72,9 +74,13 @@ class VocoderTask:
         self.stores = [Store("female"), Store("male")]
         shortest = (CROP_FRAMES + 2 * MARGIN_FRAMES + 2) * MEL_SAMPLES
         self.train = [[u for u in s.split(held_out=False) if u.num_samples > shortest] for s in self.stores]
-        self.held_out = [[u for u in s.split(held_out=True) if u.num_samples > shortest][:24] for s in self.stores]
+        self.held_out = [
+            [u for u in s.split(held_out=True) if u.num_samples > shortest][:24] for s in self.stores
+        ]
 
-    def crop(self, store: Store, utterance: Utterance, begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def crop(
+        self, store: Store, utterance: Utterance, begin: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mel [80, CROP_FRAMES], samples, F0) of the crop at a frame; the mel saw what lies around it."""
         first = (begin - MARGIN_FRAMES) * MEL_SAMPLES
         samples = store.samples(utterance, first, (CROP_FRAMES + 2 * MARGIN_FRAMES) * MEL_SAMPLES)
@@ -127,8 +133,18 @@ def run() -> dict[str, float]:
     """Train from the last checkpoint on."""
     model = build()
     task = VocoderTask(model)
-    return fit(Task(
-        name="vocoder", module=model, loss=task.loss, validate=task.validate, num_steps=NUM_STEPS,
-        learning_rate=LEARNING_RATE, betas=(0.8, 0.99), max_norm=5.0, average=0.998, validate_every=1000,
-        sizes=dataclasses.asdict(SIZES),
-    ))
+    return fit(
+        Task(
+            name="vocoder",
+            module=model,
+            loss=task.loss,
+            validate=task.validate,
+            num_steps=NUM_STEPS,
+            learning_rate=LEARNING_RATE,
+            betas=(0.8, 0.99),
+            max_norm=5.0,
+            average=0.998,
+            validate_every=1000,
+            sizes=dataclasses.asdict(SIZES),
+        )
+    )

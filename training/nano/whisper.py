@@ -73,14 +73,21 @@ def model_file() -> Path:
 def encoder_config(llm_dim: int, adapter_hidden: int) -> AudioEncoderConfig:
     """Sizes of the encoder with nano's adapter."""
     return AudioEncoderConfig(
-        n_mels=MELS, n_audio_ctx=1500, n_audio_state=STATE, n_audio_head=HEADS, n_audio_layer=LAYERS,
-        llm_dim=llm_dim, adapter_hidden=adapter_hidden,
+        n_mels=MELS,
+        n_audio_ctx=1500,
+        n_audio_state=STATE,
+        n_audio_head=HEADS,
+        n_audio_layer=LAYERS,
+        llm_dim=llm_dim,
+        adapter_hidden=adapter_hidden,
     )
 
 
 def encoder_state(arrays: Arrays) -> dict[str, Tensor]:
     """The arrays under the names of `AudioEncoder`."""
-    state: dict[str, npt.NDArray[np.float32]] = {"positional_embedding.weight": arrays["encoder/position_encodings/encodings"]}
+    state: dict[str, npt.NDArray[np.float32]] = {
+        "positional_embedding.weight": arrays["encoder/position_encodings/encodings"]
+    }
     for layer in ("conv1", "conv2"):
         for part in ("weight", "bias"):
             state[f"{layer}.{part}"] = arrays[f"encoder/{layer}/{part}"]
@@ -93,7 +100,11 @@ def encoder_state(arrays: Arrays) -> dict[str, Tensor]:
             for part in ("weight", "bias"):
                 if (name, part) != ("key", "bias"):
                     state[f"{ours}.attn.{name}.{part}"] = joined[part][k * STATE : (k + 1) * STATE]
-        pairs = (("attn.out", "self_attention/linear_1"), ("mlp.0", "ffn/linear_0"), ("mlp.2", "ffn/linear_1"))
+        pairs = (
+            ("attn.out", "self_attention/linear_1"),
+            ("mlp.0", "ffn/linear_0"),
+            ("mlp.2", "ffn/linear_1"),
+        )
         for name, source in pairs:
             for part in ("weight", "bias"):
                 state[f"{ours}.{name}.{part}"] = arrays[f"{theirs}/{source}/{part}"]
