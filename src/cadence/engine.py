@@ -97,7 +97,11 @@ class Engine:
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """Answer one request; see `EngineClient.generate`."""
-        self._check(request)
+        try:
+            self._check(request)
+        except CadenceError as error:
+            self._shop.metrics.failed(error)
+            raise
         request_id = request.request_id
         # Stages know an answer by a name of its own: the caller may use an id again at once.
         stage_id = f"{request_id}.{next(self._numbers)}"

@@ -48,7 +48,14 @@ class EngineMetrics:
         self._continuous = self._counter(
             "vllm_omni:audio_continuity_ok", "Spoken answers without an audible gap.", "threshold_ms"
         )
-        self._spoken = self._counter("cadence:audio_answers", "Spoken answers that reached their end.")
+        self._spoken = self._counter(
+            "vllm_omni:speech_stream_completed", "Spoken answers that reached their end."
+        )
+        self._broken = self._counter(
+            "vllm_omni:speech_stream_aborted",
+            "Spoken answers that broke off after their first sound.",
+            "reason",
+        )
         self._e2e = self._histogram("vllm_omni:e2e_request_latency_s", "Submission to end.", _LATENCY_S)
         self._queued = self._histogram("vllm_omni:request_queue_wait_s", "Time in the queue.", _LATENCY_S)
         self._ttft = self._histogram("cadence:time_to_first_token_s", "Submission to first id.", _LATENCY_S)
@@ -58,6 +65,7 @@ class EngineMetrics:
         self._underrun = self._histogram(
             "vllm_omni:audio_underrun_s", "Worst lag of the sound behind a player.", (0, *_LATENCY_S)
         )
+        self._gap = self._histogram("cadence:audio_chunk_gap_s", "Time between chunks of sound.", _LATENCY_S)
         for reason in get_args(FinishReason):
             self._success.labels(model_name, reason)
 
@@ -81,9 +89,20 @@ class EngineMetrics:
         if underrun_s <= CONTINUITY_THRESHOLD_S:
             self._continuous.labels(self._model, str(round(CONTINUITY_THRESHOLD_S * 1000))).inc()
 
-    def failed(self, error: CadenceError) -> None:
-        """Count a request that ended in an error, by the error's class (never by its text)."""
-        self._failed.labels(self._model, type(error).default_code).inc()
+    def failed(self, error: CadenceError, *, after_sound: bool = False) -> None:
+        """Count a request that ended in an error, by the error's class (never by its text).
+
+        Args:
+            after_sound: some of the answer had been spoken already.
+        """
+        reason = type(error).default_code
+        self._failed.labels(self._model, reason).inc()
+        if after_sound:
+            self._broken.labels(self._model, reason).inc()
+
+    def chunk_gap(self, gap_s: float) -> None:
+        """Count the time between two chunks of sound."""
+        self._observe(self._gap, gap_s)
 
     def set_gauges(self, num_running: int, num_waiting: int, stages: Mapping[str, float]) -> None:
         """Set what is read just before rendering; stage gauges become `cadence:<name>`."""

@@ -306,8 +306,12 @@ async def test_metrics_count_what_happened(kit: Kit) -> None:
     await collect(engine, ask(output="speech"))
     with pytest.raises(InvalidRequest):
         await collect(engine, Request(request_id="q", messages=(), output="text"))
+    with pytest.raises(InvalidRequest):
+        await collect(engine, ask(output="speech", voice="nobody"))
     text = (await engine.render_metrics()).decode()
     assert 'vllm_omni:requests_success_total{finished_reason="stop",model_name="fake"} 1.0' in text
-    assert 'vllm_omni:requests_failed_total{model_name="fake",reason="invalid_request"} 1.0' in text
+    assert 'vllm_omni:requests_failed_total{model_name="fake",reason="invalid_request"} 2.0' in text
+    assert 'vllm_omni:speech_stream_completed_total{model_name="fake"} 1.0' in text
+    assert 'cadence:audio_chunk_gap_s_count{model_name="fake"} 4.0' in text
     assert 'vllm_omni:audio_duration_s_sum{model_name="fake"} 1.0' in text
     assert 'cadence:thinker_kv_tokens_total{model_name="fake"} 1024.0' in text

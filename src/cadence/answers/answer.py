@@ -205,7 +205,9 @@ class Answer:
         return config.first_output_s if self._watch.underrun_s is None else config.stall_s
 
     async def _sound(self, chunk: AudioChunk) -> None:
-        self._watch.sound(chunk.samples.size)
+        gap_s = self._watch.sound(chunk.samples.size)
+        if gap_s is not None:
+            self._shop.metrics.chunk_gap(gap_s)
         self._watch.expect_within(self._shop.config.stall_s)
         await self.mailbox.put(chunk)
 
@@ -233,7 +235,7 @@ class Answer:
         if isinstance(end, Done):
             self._shop.metrics.finished(end.finish_reason, end.usage, end.timings, self._watch.underrun_s)
         else:
-            self._shop.metrics.failed(end)
+            self._shop.metrics.failed(end, after_sound=self._watch.underrun_s is not None)
 
 
 def _instructions(messages: tuple[Message, ...]) -> str | None:

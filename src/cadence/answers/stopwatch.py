@@ -33,6 +33,7 @@ class Stopwatch:
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
         self._first_audio_s: float | None = None
+        self._last_audio_s: float | None = None
         self._audio_s = 0.0
         self._underrun_s = 0.0
         self._due = self._start + deadline_s
@@ -47,14 +48,17 @@ class Stopwatch:
         if self._first_token_s is None:
             self._first_token_s = self._elapsed()
 
-    def sound(self, num_samples: int) -> None:
-        """A chunk of sound was rendered."""
+    def sound(self, num_samples: int) -> float | None:
+        """A chunk of sound was rendered; returns the seconds since the one before it."""
         now = self._elapsed()
+        gap_s = None if self._last_audio_s is None else now - self._last_audio_s
+        self._last_audio_s = now
         if self._first_audio_s is None:
             self._first_audio_s = now
         # A player that started with the first chunk has been through all earlier sound by then.
         self._underrun_s = max(self._underrun_s, now - self._first_audio_s - self._audio_s)
         self._audio_s += num_samples / OUTPUT_RATE_HZ
+        return gap_s
 
     def expect_within(self, limit_s: float | None) -> None:
         """Something happened; the next thing must within `limit_s` (None = by the deadline)."""
