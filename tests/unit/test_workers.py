@@ -211,15 +211,18 @@ async def test_a_stage_that_hangs_or_only_fails_is_started_anew(fault: dict[str,
         await thinker.aclose()
 
 
-async def test_sigterm_lets_held_requests_finish() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_to_the_whole_service_leave_the_stage_to_the_engine(number: signal.Signals) -> None:
     supervisor = Supervisor(thinker_spec(script=list(range(30)), delay_s=0.01), policy=QUICK)
     thinker = ThinkerClient(supervisor)
     await supervisor.start()
     try:
         held = asyncio.create_task(_ids(thinker, "held"))
         await asyncio.sleep(0.1)
-        os.kill(supervisor.pid, signal.SIGTERM)
+        os.kill(supervisor.pid, number)
         assert await held == list(range(30))
+        assert await _ids(thinker, "next") == list(range(30))
+        assert supervisor.num_restarts == 0
     finally:
         await thinker.aclose()
 

@@ -62,14 +62,13 @@ class Worker:
         self._streams: dict[int, _Stream] = {}
         self._stats: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leaving = asyncio.Event()
+        self._broken = asyncio.Event()
         self._num_failures = 0  # in a row, without any output in between
 
     async def run(self) -> None:
         """Serve frames until the end; returns when the stage is closed."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._leaving.set)
         self._start(self._beat())
-        self._start(self._leave_when_told())
+        self._start(self._leave_when_broken())
         try:
             while (frame := await self._frames.next()) is not None and frame["t"] != "stop":
                 self._handle(frame)
@@ -125,7 +124,7 @@ class Worker:
     async def _answer(self, number: int, stream: _Stream, data: Frame) -> None:
         error: CadenceError | None = None
         try:
-            if self._stage is None or self._leaving.is_set():
+            if self._stage is None or self._broken.is_set():
                 raise NotReady("A part of the server is not ready.")
             async with stage_stream(self._generate(stream, data), self._name) as outputs:
                 async for output in outputs:
@@ -148,7 +147,7 @@ class Worker:
         self._num_failures += 1
         if self._num_failures >= MAX_FAILURES:
             _log.critical("the %s stage failed %d times in a row", self._name, self._num_failures)
-            self._leaving.set()
+            self._broken.set()
 
     def _generate(self, stream: _Stream, data: Frame) -> AsyncIterator[StepOutput | AudioChunk]:
         request = decode_request(data)
@@ -166,9 +165,9 @@ class Worker:
                     self._stats = await asyncio.wait_for(self._stage.stats(), BEAT_S)
             await asyncio.sleep(BEAT_S)
 
-    async def _leave_when_told(self) -> None:
-        """After SIGTERM, or when the stage is no good: finish what is held, within bounds, then go."""
-        await self._leaving.wait()
+    async def _leave_when_broken(self) -> None:
+        """When the stage is no good: finish what is held, within bounds, then go and be started anew."""
+        await self._broken.wait()
         held = {stream.task for stream in self._streams.values() if stream.task is not None}
         if held:
             await asyncio.wait(held, timeout=_LEAVE_WAIT_S)
@@ -210,8 +209,10 @@ async def _serve(fd: int) -> None:
 def main() -> None:
     """Serve the stage behind the socket whose number is the first argument."""
     die_with_parent()
-    # Ctrl-C reaches the whole process group; the engine decides when its stages stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and a service manager's SIGTERM every process of the
+    # service. The engine decides when its stages stop: it may still have answers to finish.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=os.environ.get("CADENCE_LOG_LEVEL", "INFO"))
     asyncio.run(_serve(int(sys.argv[1])))
     # A thread that still loads weights must not keep the process.
