@@ -42,9 +42,12 @@ PROMPT_S = 4.0
 
 
 def load_flow(averaged: bool = True) -> Flow:
-    """The trained flow, plain embedding rows in place."""
+    """The trained flow, plain embedding rows in place; before the stage `flow`, its encoder's."""
     flow = flow_stage.build()
-    flow.load_state_dict(trained("flow", averaged=averaged)[0])
+    stage = "flow" if (stage_dir("flow") / "last.pt").exists() else "flow-encoder"
+    flow.load_state_dict(trained(stage, averaged=averaged)[0])
+    if stage == "flow-encoder":
+        flow_stage.aim_at_mu(flow.estimator)
     rows = flow.input_embedding.rows()  # type: ignore[operator]
     flow.input_embedding = torch.nn.Embedding.from_pretrained(rows)
     return flow.prepare_inference()

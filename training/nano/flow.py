@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cadence.audio.features import prompt_mel
 from cadence.models.conformer import NoMemory
+from cadence.models.dit import DiT
 from cadence.models.flow import Flow
 from cadence.models.flow_config import DiTConfig, EncoderConfig, FlowConfig
 from training.nano import phones
@@ -23,11 +24,12 @@ from training.nano.speaker_vectors import SPEAKER_DIM, speaker_vector
 from training.nano.speech import Store, Utterance, batches_by_length
 
 MEL_DIM = 80
+GUIDANCE = 0.001  # none, as near as the format allows: codes say so much that it is not needed
 SIZES = FlowConfig(
     vocab_size=phones.NUM_CODES,
     mel_dim=MEL_DIM,
     speaker_dim=SPEAKER_DIM,
-    guidance=0.7,
+    guidance=GUIDANCE,
     encoder=EncoderConfig(hidden=192, num_blocks=3, num_up_blocks=2, num_heads=3, linear_units=384),
     dit=DiTConfig(
         in_channels=4 * MEL_DIM,
@@ -44,11 +46,11 @@ ENCODER_STEPS = 1_000
 BATCH = 8
 LEARNING_RATE = 1e-3
 MU_WEIGHT = 1.0
-DROP_CONDITION = 0.2
 PREFIX_SHARE, MAX_PREFIX = 0.5, 0.5
 CHUNKED_SHARE, MIN_CHUNK, MAX_CHUNK = 0.5, 5, 30
 SPEAKER_NOISE = 0.02
-MEL_MEAN, MEL_DEVIATION = -6.0, 2.5
+MEL_MEAN = -6.0
+ANCHORS, ANCHOR, VIEW_WEIGHT, MAX_GAIN = 16, 100.0, 0.05, 8.0
 _MODULATED = 9
 
 
@@ -79,27 +81,67 @@ class FactoredEmbedding(nn.Module):
 
 
 def build() -> Flow:
-    """A fresh flow that starts at the mean mel, with every branch open but small."""
+    """A fresh flow: its encoder starts at the mean mel, its DiT as a straight line to mu."""
     torch.manual_seed(0)
     flow = Flow(SIZES)
     flow.input_embedding = FactoredEmbedding(SIZES.encoder.hidden)  # type: ignore[assignment]
-    estimator = flow.estimator
     with torch.no_grad():
         flow.encoder_proj.bias.fill_(MEL_MEAN)
-        estimator.final_layer.linear.weight.mul_(0.5)
-        estimator.final_layer.linear.bias.fill_(MEL_MEAN)
-        estimator.in_proj.weight.div_(MEL_DEVIATION)
-        # At the middle of the way the noisy mel has half the mean; mu has all of it.
-        mean = torch.zeros(4 * MEL_DIM)
-        mean[:MEL_DIM], mean[MEL_DIM : 2 * MEL_DIM] = 0.5 * MEL_MEAN, MEL_MEAN
-        estimator.in_proj.bias.copy_(-estimator.in_proj.weight @ mean)
-        for block in estimator.blocks:
-            _open_gates(block.adaLN_modulation[1])
-            for branch in (block.attn.proj, block.mlp.fc2):
-                branch.weight.mul_(0.3)
-        nn.init.zeros_(estimator.final_layer.adaLN_modulation[1].weight)
-        nn.init.zeros_(estimator.final_layer.adaLN_modulation[1].bias)
+    aim_at_mu(flow.estimator)
     return flow
+
+
+@torch.no_grad()
+def aim_at_mu(estimator: DiT) -> None:
+    """Make the velocity (mu - x) / (1 - t), which ends at mu whatever the steps; training improves on it.
+
+    The difference rides through the residual stream twice, with either sign, so that its mean is zero;
+    `ANCHORS` channels of a large constant keep the final norm's divisor nearly the same for all frames;
+    blocks start as identities; the final scale is fitted to 1 / (1 - t). Both copies of the difference
+    also carry a random view of all inputs, which cancels at the end and gives the blocks something to see.
+    """
+    config = estimator.config
+    width, mel = config.hidden, config.out_channels
+    plus, minus = slice(0, mel), slice(mel + ANCHORS, 2 * mel + ANCHORS)
+    view = VIEW_WEIGHT * torch.randn(mel, config.in_channels)
+    weight = VIEW_WEIGHT * torch.randn(width, config.in_channels)
+    weight[mel : mel + ANCHORS] = 0.0
+    for rows, sign in ((plus, 1.0), (minus, -1.0)):
+        weight[rows] = view
+        weight[rows, :mel] -= sign * torch.eye(mel)
+        weight[rows, mel : 2 * mel] += sign * torch.eye(mel)
+    estimator.in_proj.weight.copy_(weight)
+    estimator.in_proj.bias.zero_()
+    signs = torch.ones(ANCHORS).cumsum(0) % 2 * 2 - 1
+    estimator.in_proj.bias[mel : mel + ANCHORS] = ANCHOR * signs
+    for block in estimator.blocks:
+        _open_gates(block.adaLN_modulation[1])
+        for branch in (block.attn.proj, block.mlp.fc2, block.conv.block["6"]):
+            nn.init.zeros_(branch.weight)
+            nn.init.zeros_(branch.bias)
+    divisor = ANCHOR * math.sqrt(ANCHORS / width)
+    final = estimator.final_layer.linear
+    nn.init.zeros_(final.weight)
+    nn.init.zeros_(final.bias)
+    final.weight[:, plus] = 0.5 * divisor * torch.eye(mel)
+    final.weight[:, minus] = -0.5 * divisor * torch.eye(mel)
+    _fit_final_scale(estimator)
+
+
+def _fit_final_scale(estimator: DiT) -> None:
+    """Let the last modulation be no shift and a scale of 1 / (1 - t), bounded, by ridge regression."""
+    times = torch.linspace(0.0, 1.0, 801)
+    features = F.silu(estimator.t_embedder(times))
+    features = torch.cat([features, torch.ones(len(times), 1)], 1).double()
+    wanted = (1.0 / (1.0 - times).clamp(min=1.0 / MAX_GAIN) - 1.0).double()
+    ridge = 1e-6 * torch.eye(features.shape[1], dtype=torch.float64)
+    solved = torch.linalg.solve(features.T @ features + ridge, features.T @ wanted).float()
+    layer = estimator.final_layer.adaLN_modulation[1]
+    width = estimator.config.hidden
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    layer.weight[width:] = solved[:-1]
+    layer.bias[width:] = solved[-1]
 
 
 def _open_gates(layer: nn.Linear) -> None:
@@ -127,10 +169,10 @@ class FlowTask:
         """Of one random batch; the encoder alone at first."""
         chosen = self.batches[rng.integers(len(self.batches))]
         chunk = int(rng.integers(MIN_CHUNK, MAX_CHUNK)) if rng.random() < CHUNKED_SHARE else None
-        return self._loss([self.train[i] for i in chosen], rng, chunk, drop=DROP_CONDITION)
+        return self._loss([self.train[i] for i in chosen], rng, chunk)
 
     def _loss(
-        self, utterances: list[Utterance], rng: np.random.Generator, chunk: int | None, drop: float
+        self, utterances: list[Utterance], rng: np.random.Generator, chunk: int | None
     ) -> tuple[Tensor, dict[str, float]]:
         mels = [self.mel(u) for u in utterances]
         codes = [torch.tensor(u.codes) for u in utterances]
@@ -145,8 +187,7 @@ class FlowTask:
         ]
         speakers = torch.stack([speaker_vector(u.voice) for u in utterances])
         speakers = speakers + SPEAKER_NOISE * torch.randn_like(speakers)
-        keep = torch.from_numpy(rng.random(len(mels)) >= drop)
-        velocities, mus = self.flow(codes, noisy, times, speakers, conditions, keep=keep, chunk_codes=chunk)
+        velocities, mus = self.flow(codes, noisy, times, speakers, conditions, chunk_codes=chunk)
         guess = F.l1_loss(torch.cat(mus), torch.cat(mels))
         wanted = torch.cat([(mel - z)[k:] for mel, z, k in zip(mels, noise, known, strict=True)])
         found = torch.cat([v[k:] for v, k in zip(velocities, known, strict=True)])
@@ -158,7 +199,7 @@ class FlowTask:
         rng = np.random.default_rng(0)
         state = torch.get_rng_state()
         torch.manual_seed(0)
-        found = self._loss(self.held_out, rng, None, drop=0.0)[1]
+        found = self._loss(self.held_out, rng, None)[1]
         torch.set_rng_state(state)
         return found
 
@@ -167,7 +208,7 @@ class EncoderTask(FlowTask):
     """The encoder's guess alone: half the work of a whole pass, and what the DiT builds on."""
 
     def _loss(
-        self, utterances: list[Utterance], rng: np.random.Generator, chunk: int | None, drop: float
+        self, utterances: list[Utterance], rng: np.random.Generator, chunk: int | None
     ) -> tuple[Tensor, dict[str, float]]:
         codes = [torch.tensor(u.codes) for u in utterances]
         mus = self.flow.encode(codes, [NoMemory(chunk) for _ in codes], [True] * len(codes))

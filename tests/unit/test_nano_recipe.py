@@ -1,0 +1,69 @@
+"""The nano recipe's pure parts: codes that can be read back, and text placed where it is spoken."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from training.nano import interleave, phones
+from training.nano.generate import edit_distance, phone_error_rate
+
+
+def spans_of(names: list[str], starts: list[float], f0_hz: float = 200.0) -> list[phones.PhoneSpan]:
+    ids = {phones.symbol(i): i for i in range(phones.NUM_PHONES)}
+    return [phones.PhoneSpan(ids[n], s, f0_hz) for n, s in zip(names, starts, strict=True)]
+
+
+def test_every_code_splits_and_joins() -> None:
+    codes = np.arange(phones.NUM_CODES)
+    assert (phones.join_code(*phones.split_code(codes)) == codes).all()
+
+
+def test_codes_say_the_phones_they_were_made_of() -> None:
+    names = ["<sil>", "h", "ə", "l", "ˈO", "<sil>"]
+    codes = phones.codes_of_spans(spans_of(names, [0.0, 0.12, 0.2, 0.25, 0.34, 0.6]), 20, 200.0)
+    assert phones.phones_of_codes(codes) == names[1:-1]
+
+
+def test_phones_shorter_than_a_frame_keep_a_frame_each() -> None:
+    names = ["<sil>", "s", "t", "ɹ", "ˈi", "t", "<sil>"]
+    starts = [0.0, 0.10, 0.115, 0.13, 0.145, 0.3, 0.34]
+    codes = phones.codes_of_spans(spans_of(names, starts), 16, 200.0)
+    assert phones.phones_of_codes(codes) == names[1:-1]
+
+
+def test_same_phone_twice_is_heard_twice() -> None:
+    codes = phones.codes_of_spans(spans_of(["<sil>", "s", "s", "<sil>"], [0.0, 0.08, 0.2, 0.32]), 12, 200.0)
+    assert phones.phones_of_codes(codes) == ["s", "s"]
+
+
+@pytest.mark.parametrize(("f0_hz", "step"), [(0.0, 4), (200.0, 4), (400.0, 8), (100.0, 0), (225.0, 5)])
+def test_pitch_is_relative_to_the_speaker(f0_hz: float, step: int) -> None:
+    assert phones.pitch_step(f0_hz, 200.0) == step
+
+
+def test_phonemes_merge_stress_into_the_vowel() -> None:
+    found = phones.phone_ids("həlˈO wˌɜɹld.")
+    assert [phones.symbol(p) for p, _ in found] == ["h", "ə", "l", "ˈO", "w", "ɜ", "ɹ", "l", "d"]
+
+
+def test_tokens_are_written_before_their_word_one_a_group() -> None:
+    groups = interleave.groups_of_tokens([0, 1, 1, 2], [0.1, 1.0, 2.0])
+    assert groups == sorted(set(groups))
+    for token, word in ((2, 1), (3, 2)):
+        lead = [0.1, 1.0, 2.0][word] - groups[token] * interleave.GROUP_S
+        assert interleave.LEAD_S - 1e-9 <= lead < interleave.LEAD_S + interleave.GROUP_S
+
+
+def test_crowded_tokens_follow_each_other() -> None:
+    assert interleave.groups_of_tokens([0, 0, 0, 1], [0.0, 0.1]) == [0, 1, 2, 3]
+
+
+def test_edit_distance_and_phone_errors() -> None:
+    assert edit_distance("kitten", "sitting") == 3
+    assert phone_error_rate([["ˈA", "b"]], [["A", "c"]]) == 0.5
