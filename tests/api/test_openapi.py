@@ -22,6 +22,7 @@ PATHS = {
     "/v1/models",
     "/v1/models/{model_id}",
     "/v1/audio/speech",
+    "/v1/audio/speech/{request_id}",
     "/v1/chat/completions",
 }
 

@@ -12,6 +12,7 @@ import pytest
 
 from cadence.errors import StageFailed
 from cadence.fake import FakeFault
+from cadence.types import SamplingParams
 
 from .conftest import Live, until
 
@@ -140,12 +141,16 @@ async def test_failure_on_the_way_is_seen(live: Live) -> None:
     assert "incomplete" in str(caught.value) or isinstance(caught.value, openai.APIConnectionError)
 
 
-async def test_cut_speech_is_seen(live: Live) -> None:
+async def test_cut_speech_is_seen(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"model": "fake", "voice": "default", "input": "one two three four"}
     async with live.openai() as client:
-        options = {"model": "fake", "voice": "default", "input": "one two three four"}
+        own = await client.audio.speech.create(**options, extra_body={"max_new_tokens": 12})
+        cut = {"speech": SamplingParams(max_tokens=12), "text": SamplingParams()}
+        monkeypatch.setattr(live.engine, "_default_sampling", cut)
         with pytest.raises(Exception):  # noqa: B017 - as above
-            await client.audio.speech.create(**options, extra_body={"max_new_tokens": 12})
-        whole = await client.audio.speech.create(
-            **options, extra_body={"max_new_tokens": 12, "stream": False}
-        )
+            await client.audio.speech.create(**options)
+        whole = await client.audio.speech.create(**options, extra_body={"stream": False})
     assert whole.response.headers["x-finish-reason"] == "length"
+    async with live.http() as http:
+        outcome = (await http.get(f"/v1/audio/speech/{own.response.headers['x-request-id']}")).json()
+    assert (outcome["status"], outcome["finish_reason"]) == ("completed", "length")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cadence.config import ServerConfig
 from cadence.engine_base import EngineClient
 from cadence.errors import NotFound
+from cadence.server.outcomes import Outcomes
 from cadence.types import ModelInfo
 
 MAX_DECODERS = 4  # at once: bounds memory, and leaves cores to the model
@@ -21,13 +22,14 @@ class Context:
     """The engine, the configuration and the server's own state.
 
     `draining`: shutting down, new work is refused. `num_inflight`: requests being read or answered.
-    `decoders`: places for decoding audio.
+    `outcomes`: how recent speech requests ended. `decoders`: places for decoding audio.
     """
 
     engine: EngineClient
     config: ServerConfig
     draining: bool = False
     num_inflight: int = 0
+    outcomes: Outcomes = field(default_factory=Outcomes)
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
 
     def model_names(self) -> tuple[str, ...]:

@@ -14,7 +14,16 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from cadence.server.schema_answers import ChatCompletion, ErrorBody, Health, Load, Model, ModelList, Version
+from cadence.server.schema_answers import (
+    ChatCompletion,
+    ErrorBody,
+    Health,
+    Load,
+    Model,
+    ModelList,
+    SpeechOutcome,
+    Version,
+)
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_speech import VOICES_HERE, SpeechBody
 
@@ -22,12 +31,15 @@ __all__ = ["CHAT_ROUTE", "SPEECH_ROUTE", "errors", "install_openapi", "json_answ
 
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (ChatBody, SpeechBody)
-_ANSWERS: tuple[type[BaseModel], ...] = (ChatCompletion, ErrorBody, Health, Load, Model, ModelList, Version)
+_ANSWERS: tuple[type[BaseModel], ...] = (
+    *(ChatCompletion, ErrorBody, Health, Load),
+    *(Model, ModelList, SpeechOutcome, Version),
+)
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
     401: "No valid API key.",
     403: "An audio URL or path that this server may not read.",
-    404: "No such model.",
+    404: "No such model or object.",
     408: "The client stopped sending.",
     413: "The body or the audio in it is larger than allowed.",
     415: "The body is not JSON.",

@@ -16,7 +16,14 @@ from cadence.server.schema_chat import ChatBody, StageSampling
 from cadence.server.schema_speech import SpeechBody
 from cadence.types import SamplingParams
 
-__all__ = ["audio_seed", "chat_sampling", "speech_sampling", "wants_logprobs", "with_seed_offset"]
+__all__ = [
+    "audio_seed",
+    "chat_sampling",
+    "speech_limit",
+    "speech_sampling",
+    "wants_logprobs",
+    "with_seed_offset",
+]
 
 
 def speech_sampling(body: SpeechBody, default: SamplingParams) -> SamplingParams:
@@ -29,6 +36,13 @@ def speech_sampling(body: SpeechBody, default: SamplingParams) -> SamplingParams
         given.add("extra_params.", extra.given())
         given.add("extra_params.", {"max_tokens": extra.max_new_tokens}, {"max_tokens": "max_new_tokens"})
     return dataclasses.replace(default, **given.values)
+
+
+def speech_limit(body: SpeechBody) -> int | None:
+    """The client's own limit on tokens."""
+    if body.max_new_tokens is None and body.extra_params is not None:
+        return body.extra_params.max_new_tokens
+    return body.max_new_tokens
 
 
 def chat_sampling(body: ChatBody, default: SamplingParams) -> SamplingParams:

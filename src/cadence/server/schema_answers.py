@@ -12,10 +12,12 @@ __all__ = [
     "Choice",
     "ChoiceMessage",
     "ErrorBody",
+    "ErrorDetail",
     "Health",
     "Load",
     "Model",
     "ModelList",
+    "SpeechOutcome",
     "Version",
 ]
 
@@ -79,6 +81,16 @@ class Load(_Answer):
     """Requests in the server now, running or waiting."""
 
     server_load: int
+
+
+class SpeechOutcome(_Answer):
+    """How a speech request ended; its sound may have been cut short where `finish_reason` is "length"."""
+
+    request_id: str
+    status: Literal["running", "completed", "failed", "aborted"] = "running"
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    error: ErrorDetail | None = None
 
 
 class AudioAnswer(_Answer):

@@ -16,9 +16,10 @@ from cadence.prompt import READ_ALOUD_PROMPT
 from cadence.server.body import read_json
 from cadence.server.context import Context, new_id
 from cadence.server.errors import as_cadence_error, error_object
-from cadence.server.openapi import SPEECH_ROUTE
-from cadence.server.sampling import speech_sampling
+from cadence.server.openapi import SPEECH_ROUTE, errors, json_answer
+from cadence.server.sampling import speech_limit, speech_sampling
 from cadence.server.schema import parse
+from cadence.server.schema_answers import SpeechOutcome
 from cadence.server.schema_speech import SpeechBody
 from cadence.server.stream import STREAM_HEADERS, Answer, Sender, closing, sse
 from cadence.server.usage import speech_usage, usage_headers
@@ -39,8 +40,15 @@ def speech_router(context: Context) -> APIRouter:
     async def create_speech(request: HttpRequest) -> Response:
         config = context.config
         data = await read_json(request, max_bytes=config.max_body_bytes, stall_s=config.body_stall_s)
-        job = _SpeechJob(context, parse(SpeechBody, data))
+        job = _SpeechJob(context, parse(SpeechBody, data), request.state.request_id)
         return Answer(job.work, stall_s=config.send_stall_s)
+
+    found = json_answer(SpeechOutcome, "How it ended, or that it runs.")
+
+    @router.get("/v1/audio/speech/{request_id}", responses={**found, **errors(401, 404, 500)})
+    async def get_speech_outcome(request_id: str) -> Response:
+        outcome = context.outcomes.find(request_id)
+        return Response(outcome.model_dump_json(), media_type="application/json")
 
     return router
 
@@ -52,8 +60,10 @@ class _SpeechJob:
         InvalidRequest, NotFound: what the schema cannot check: model, voice, length, format.
     """
 
-    def __init__(self, context: Context, body: SpeechBody) -> None:
+    def __init__(self, context: Context, body: SpeechBody, request_id: str) -> None:
         self._engine = context.engine
+        self._outcomes = context.outcomes
+        self._request_id = request_id
         context.check_model(body.model)
         if not context.engine.info.can_speak:
             raise InvalidRequest("This server answers in text only.", code="no_speech")
@@ -68,6 +78,7 @@ class _SpeechJob:
         self._encoder = make_encoder(self._format, OUTPUT_RATE_HZ)
         self._headers = {"Content-Type": MEDIA_TYPES[self._format], **PCM_HEADERS}
         self._request = _engine_request(context, body)
+        self._limit_is_own = speech_limit(body) is not None
         self.work = self._mode(body)
 
     def _mode(self, body: SpeechBody) -> Callable[[Sender], Awaitable[None]]:
@@ -84,11 +95,11 @@ class _SpeechJob:
         return self._send_events if events else self._send_raw
 
     async def _send_raw(self, sender: Sender) -> None:
-        """One chunked body. A cut answer breaks off: a raw stream has no other way to say so."""
+        """One chunked body. Where words were lost it breaks off: samples have no other way to say so."""
         async with closing(self._sound()) as sound:
             async for event in sound:
-                if isinstance(event, Done) and event.finish_reason != "stop":
-                    raise StageFailed("The speech was cut at its token limit.", code=event.finish_reason)
+                if isinstance(event, Done) and self._lost_words(event):
+                    raise StageFailed("The speech was cut at the server's limit.", code="length")
                 data = self._encode(event)
                 if data and not sender.started:
                     await sender.start({**self._headers, **STREAM_HEADERS})
@@ -141,15 +152,29 @@ class _SpeechJob:
     async def _sound(self) -> AsyncIterator[AudioChunk | Done]:
         """The sound, then Done. No sound at all is an error: silence would pass for success."""
         heard = False
-        async with closing(self._engine.generate(self._request)) as events:
-            async for event in events:
-                if isinstance(event, AudioChunk):
-                    heard = heard or event.samples.size > 0
-                    yield event
-                elif isinstance(event, Done):
-                    if not heard:
-                        raise _silence(event)
-                    yield event
+        with self._outcomes.follow(self._request_id) as outcome:
+            async with closing(self._engine.generate(self._request)) as events:
+                async for event in events:
+                    if isinstance(event, AudioChunk):
+                        heard = heard or event.samples.size > 0
+                        yield event
+                    elif isinstance(event, Done):
+                        if not heard:
+                            raise _silence(event)
+                        self._outcomes.complete(outcome, event)
+                        yield event
+
+    def _lost_words(self, done: Done) -> bool:
+        """Whether a limit that the client did not set may have cut words off.
+
+        Verbatim speech has a bound of its own, several times what its text takes: reaching that means the
+        model did not end by itself, after everything had been said.
+        """
+        if done.finish_reason == "stop" or self._limit_is_own:
+            return False
+        limit, used = self._request.sampling.max_tokens, done.usage.completion_tokens
+        context_is_full = done.usage.prompt_tokens + used >= self._engine.info.max_model_len
+        return self._request.verbatim is None or context_is_full or (limit is not None and used >= limit)
 
 
 def _engine_request(context: Context, body: SpeechBody) -> Request:
