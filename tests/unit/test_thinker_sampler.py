@@ -44,15 +44,18 @@ def expected_distribution(logits: np.ndarray, params: SamplingParams) -> np.ndar
         SamplingParams(),
         SamplingParams(temperature=0.7, top_p=0.9),
         SamplingParams(top_k=5),
+        SamplingParams(top_k=NUM_CANDIDATES + 100, top_p=0.8),
         SamplingParams(temperature=1.5, min_p=0.2),
         SamplingParams(temperature=0.8, top_k=20, top_p=0.6, min_p=0.05),
     ],
 )
-@pytest.mark.parametrize("width", [40, NUM_CANDIDATES + 500])
-def test_ids_are_drawn_as_often_as_they_should(params: SamplingParams, width: int) -> None:
-    logits = np.random.default_rng(3).standard_normal(width).astype(np.float32) * 2
+@pytest.mark.parametrize(
+    ("width", "spread"), [(40, 2.0), (NUM_CANDIDATES + 500, 2.0), (NUM_CANDIDATES + 500, 0.2)]
+)
+def test_ids_are_drawn_as_often_as_they_should(params: SamplingParams, width: int, spread: float) -> None:
+    logits = np.random.default_rng(3).standard_normal(width).astype(np.float32) * spread
     expected = expected_distribution(logits.astype(np.float64), params)
-    draws = 3000
+    draws = 600
     keys = np.random.default_rng(5).integers(0, 1 << 63, draws, dtype=np.uint64)
     tempered = torch.from_numpy(logits / np.float32(params.temperature)).expand(draws, -1)
     counts = np.bincount(draw(tempered, [params] * draws, keys), minlength=width)

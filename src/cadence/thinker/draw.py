@@ -19,8 +19,10 @@ from cadence.types import SamplingParams
 
 __all__ = ["draw"]
 
-# Most nuclei end long before this many candidates; rows whose nucleus does not are sorted whole.
+# Most nuclei end long before this many candidates; for others the whole row is looked at.
 NUM_CANDIDATES = 1024
+NUM_BINS = 1 << 16
+BINS_PER_NAT = 2048  # so the bins reach down to e^-32 of the best id's probability
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,26 +42,22 @@ def draw(
     width = logits.shape[1]
     best = logits.amax(dim=-1).tolist()
     chosen: list[int | None] = [None] * len(params)
-    finite = [i for i, value in enumerate(best) if math.isfinite(value)]
-    cut = [i for i in finite if params[i].top_p < 1 or 0 < params[i].top_k < width]
-    if plain := [i for i in finite if i not in cut]:
-        values = _host(logits[plain])
-        floors = np.array([best[i] + _log(params[i].min_p) for i in plain])
-        winners = _race(values, np.arange(width), keys[plain], first_id, values >= floors[:, None])
-        for i, winner in zip(plain, winners.tolist(), strict=True):
-            chosen[i] = winner
-    for num in (NUM_CANDIDATES, width):
-        if not cut:
-            break
-        part = logits[cut]
-        top = part.topk(min(num, width), dim=-1)
+    rest = [i for i, value in enumerate(best) if math.isfinite(value)]
+    if cut := [i for i in rest if params[i].top_p < 1 or 0 < params[i].top_k < width]:
+        part = logits if len(cut) == len(params) else logits[cut]
+        top = part.topk(min(NUM_CANDIDATES, width), dim=-1)
         values, columns = _host(top.values), top.indices.cpu().numpy()
         kept, settled = _nucleus(values, _host(part.logsumexp(dim=-1)), [params[i] for i in cut], width)
-        places = _race(values, columns, keys[cut], first_id, kept)
+        places = _race(np.where(kept, values, -np.inf), columns + first_id, keys[cut]).tolist()
         for i, row in enumerate(cut):
             if settled[i]:
                 chosen[row] = int(columns[i, places[i]])
-        cut = [row for row, done in zip(cut, settled.tolist(), strict=True) if not done]
+        rest = [i for i in rest if chosen[i] is None]
+    for i in rest:
+        values = _host(logits[i])
+        members = _members(values, params[i])
+        winner = _race(values[None, members], members[None] + first_id, keys[i : i + 1])
+        chosen[i] = int(members[winner[0]])
     return chosen
 
 
@@ -95,23 +93,44 @@ def _nucleus(
     return nucleus, inside | (uncut & ~nucleus[:, -1])
 
 
-def _race(
-    values: Floats, columns: NDArray[np.int64], keys: NDArray[np.uint64], first_id: int, kept: Bools
-) -> NDArray[np.int64]:
-    """Place [R] of the winner among values [R, N]; `columns` [N] or [R, N] says which id stands where."""
-    ids = (columns + first_id).astype(np.uint64)
-    times = -np.log1p(-_uniform(keys[:, None], ids if ids.ndim == 2 else ids[None]))
-    with np.errstate(divide="ignore"):
-        scores = np.where(kept, values - np.log(times), -np.inf)
-    winners: NDArray[np.int64] = scores.argmax(axis=1)
+def _members(values: Floats, params: SamplingParams) -> NDArray[np.int64]:
+    """Columns of one whole row [W] that min_p, top_k and top_p leave, without sorting it.
+
+    The nucleus ends in the bin of a histogram where the mass reaches top_p; only that bin is sorted.
+    """
+    best, width = values.max(), len(values)
+    kept = values >= best + _log(params.min_p)
+    if 0 < params.top_k < width:
+        kept &= values >= np.partition(values, width - params.top_k)[width - params.top_k]
+    columns = np.flatnonzero(kept & np.isfinite(values))
+    if params.top_p >= 1:
+        return columns
+    below = best - values[columns]
+    mass = np.exp(-below)
+    bins = np.minimum(below * BINS_PER_NAT, NUM_BINS - 1).astype(np.int64)
+    reached = np.bincount(bins, weights=mass, minlength=NUM_BINS).cumsum()
+    target = params.top_p * reached[-1]
+    last = int(np.searchsorted(reached, target))
+    inside = np.flatnonzero(bins == last)
+    inside = inside[np.argsort(below[inside], kind="stable")]
+    before = (reached[last - 1] if last else 0.0) + mass[inside].cumsum() - mass[inside]
+    chosen = np.concatenate((np.flatnonzero(bins < last), inside[before < target]))
+    members: NDArray[np.int64] = columns[chosen]
+    return members
+
+
+def _race(values: Floats, ids: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Place [R] of the winner among values [R, N]; `ids` [R, N] says which id stands where."""
+    times = -np.log1p(-_uniform(keys[:, None], ids.astype(np.uint64)))
+    winners: NDArray[np.int64] = (values - np.log(times)).argmax(axis=1)
     return winners
 
 
 def _uniform(keys: NDArray[np.uint64], ids: NDArray[np.uint64]) -> Floats:
-    """Numbers in [0, 1) that depend on key and id alone: the output function of SplitMix64 on a counter."""
+    """Numbers in (0, 1) that depend on key and id alone: the output function of SplitMix64 on a counter."""
     x = keys + (ids + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
-    uniform: Floats = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    uniform: Floats = ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return uniform
