@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
@@ -145,6 +146,27 @@ async def test_body_limits() -> None:
             check_error(await client.post(path, content=chunked(), headers=JSON), 413)
         lying = {**JSON, "Content-Length": "9" * 30}
         check_error(await client.post(ROUTES[0], content=b"{}", headers=lying), 413)
+
+
+async def test_bodies_are_bounded_together() -> None:
+    """Eight of the largest may be held; what comes on top is refused, and room is given back."""
+    transport = httpx.ASGITransport(create_app(FakeEngine(), ServerConfig(max_body_bytes=1000)))
+    go_on = asyncio.Event()
+
+    async def slow() -> Any:
+        yield b" " * 999
+        await go_on.wait()
+        yield b"x"
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        posts = [asyncio.create_task(client.post(ROUTES[0], content=slow(), headers=JSON)) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        refused = await client.post(ROUTES[0], content=b" " * 100, headers=JSON)
+        check_error(refused, 429)
+        go_on.set()
+        for post in posts:
+            check_error(await post, 400)
+        check_error(await client.post(ROUTES[0], content=b" " * 100, headers=JSON), 400)
 
 
 async def test_a_bug_tells_nothing(client: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from cadence.config import ServerConfig
-from cadence.errors import StageFailed
+from cadence.errors import PromptTooLong, StageFailed
 from cadence.fake import FakeEngine, FakeFault
 from cadence.server.app import create_app
 from cadence.types import ModelInfo, SamplingParams
@@ -102,6 +102,14 @@ async def test_no_sound_is_an_error(client: httpx.AsyncClient, engine: FakeEngin
     engine._default_sampling = {"speech": SamplingParams(max_tokens=1)}
     answer = await speak(client)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_audio")
+
+
+async def test_errors_of_the_engine_name_fields_of_this_route(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    for engines, ours in (("messages", "input"), ("max_tokens", "max_new_tokens"), ("voice", "voice")):
+        engine.fault = FakeFault(0, PromptTooLong("Too long.", param=engines))
+        assert (await speak(client)).json()["error"]["param"] == ours
 
 
 async def test_every_field_reaches_the_engine(client: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 
@@ -95,7 +96,9 @@ class _ChatJob:
                 answers = [ChatAnswer(shape, i) for i in range(len(requests))]
                 async for index, event in events:
                     answers[index].add(event)
-                completion = shape.completion(answers)
+                completion = await asyncio.to_thread(
+                    shape.completion, answers
+                )  # minutes of sound take a while
                 await sender.whole(completion, {"Content-Type": "application/json"})
 
     def _events(self, requests: list[Request]) -> AsyncIterator[tuple[int, Event]]:

@@ -22,6 +22,7 @@ class Context:
     """The engine, the configuration and the server's own state.
 
     `draining`: shutting down, new work is refused. `num_inflight`: requests being read or answered.
+    `num_body_bytes`: what their bodies hold together.
     `outcomes`: how recent speech requests ended. `decoders`: places for decoding audio.
     """
 
@@ -29,6 +30,7 @@ class Context:
     config: ServerConfig
     draining: bool = False
     num_inflight: int = 0
+    num_body_bytes: int = 0
     outcomes: Outcomes = field(default_factory=Outcomes)
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
 

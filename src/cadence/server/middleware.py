@@ -19,6 +19,7 @@ logger = logging.getLogger("cadence.server")
 access_logger = logging.getLogger("cadence.access")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+MAX_LARGE_BODIES = 8
 CLIENT_LEFT = 499  # for the log only: nobody is there to read it
 _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
@@ -112,7 +113,7 @@ def _where(error: BaseException) -> str:
 
 
 class AdmissionMiddleware:
-    """Refuses new work while the server drains or has too many requests at once, before reading a body."""
+    """Refuses new work while the server drains or has too much at once: requests, or bytes of bodies."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
@@ -131,8 +132,30 @@ class AdmissionMiddleware:
             full = Overloaded(f"The server has {context.num_inflight} requests at once, which is its limit.")
             await error_response(full)(scope, receive, send)
         else:
+            body = _CountedBody(context, receive)
             context.num_inflight += 1
             try:
-                await self._app(scope, receive, send)
+                await self._app(scope, body.receive, send)
             finally:
                 context.num_inflight -= 1
+                context.num_body_bytes -= body.num_bytes
+
+
+class _CountedBody:
+    """Counts a body's bytes as they come; all bodies together may hold as much as a few of the largest."""
+
+    def __init__(self, context: Context, receive: Receive) -> None:
+        self.num_bytes = 0
+        self._context = context
+        self._receive = receive
+
+    async def receive(self) -> Message:
+        """The next message; raises Overloaded when there is no room for it."""
+        message = await self._receive()
+        size = len(message.get("body", b""))
+        context = self._context
+        if size and context.num_body_bytes + size > MAX_LARGE_BODIES * context.config.max_body_bytes:
+            raise Overloaded("The server holds as many large requests as it can.")
+        self.num_bytes += size
+        context.num_body_bytes += size
+        return message

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from fastapi import APIRouter
+from numpy.typing import NDArray
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from cadence.audio.encode import MEDIA_TYPES, encode_wav, make_encoder
-from cadence.errors import CadenceError, InvalidRequest, StageFailed
+from cadence.errors import CadenceError, InvalidRequest, RequestError, StageFailed
 from cadence.prompt import READ_ALOUD_PROMPT
 from cadence.server.body import read_json
 from cadence.server.context import Context, new_id
@@ -29,6 +32,7 @@ from cadence.types import OUTPUT_RATE_HZ, AudioChunk, Done, Message, Request, Te
 __all__ = ["speech_router"]
 
 DEFAULT_FORMAT = "wav"
+_FIELDS = {"messages": "input", "max_tokens": "max_new_tokens"}
 PCM_HEADERS = {"X-Sample-Rate": str(OUTPUT_RATE_HZ), "X-Channels": "1", "X-Bit-Depth": "16"}
 
 
@@ -108,18 +112,14 @@ class _SpeechJob:
 
     async def _send_whole(self, sender: Sender) -> None:
         """One complete body: true sizes, token counts and the finish reason in the headers."""
-        pieces: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
+        pieces: list[NDArray[np.float32]] = []
         async with closing(self._sound()) as sound:
             async for event in sound:
                 if isinstance(event, AudioChunk):
                     pieces.append(event.samples)
                 else:
                     done = event
-        samples = np.concatenate(pieces)
-        if self._format == "wav":
-            body = encode_wav(samples, OUTPUT_RATE_HZ)
-        else:
-            body = self._encoder.encode(samples) + self._encoder.flush()
+        body = await asyncio.to_thread(self._file, pieces)
         headers = {**self._headers, **usage_headers(done.usage), "X-Finish-Reason": done.finish_reason}
         await sender.whole(body, headers)
 
@@ -143,6 +143,13 @@ class _SpeechJob:
                 raise
         await sender.finish()
 
+    def _file(self, pieces: list[NDArray[np.float32]]) -> bytes:
+        """All the sound as one file."""
+        samples = np.concatenate(pieces)
+        if self._format == "wav":
+            return encode_wav(samples, OUTPUT_RATE_HZ)
+        return self._encoder.encode(samples) + self._encoder.flush()
+
     def _encode(self, event: AudioChunk | Done) -> bytes:
         """The bytes of a chunk; of the end, what the encoder still holds."""
         if isinstance(event, AudioChunk):
@@ -152,7 +159,7 @@ class _SpeechJob:
     async def _sound(self) -> AsyncIterator[AudioChunk | Done]:
         """The sound, then Done. No sound at all is an error: silence would pass for success."""
         heard = False
-        with self._outcomes.follow(self._request_id) as outcome:
+        with self._outcomes.follow(self._request_id) as outcome, _own_field_names():
             async with closing(self._engine.generate(self._request)) as events:
                 async for event in events:
                     if isinstance(event, AudioChunk):
@@ -194,6 +201,16 @@ def _engine_request(context: Context, body: SpeechBody) -> Request:
         sampling=speech_sampling(body, context.engine.default_sampling["speech"]),
         async_chunk=body.async_chunk,
     )
+
+
+@contextmanager
+def _own_field_names() -> Iterator[None]:
+    """Name the fields at fault as this endpoint does, not as the engine."""
+    try:
+        yield
+    except RequestError as error:
+        error.param = _FIELDS.get(error.param or "", error.param)
+        raise
 
 
 def _silence(done: Done) -> CadenceError:

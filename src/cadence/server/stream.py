@@ -24,6 +24,7 @@ from cadence.server.errors import as_cadence_error
 __all__ = ["STREAM_HEADERS", "Answer", "Sender", "closing", "sse"]
 
 T = TypeVar("T")
+_PIECE_BYTES = 256 << 10
 
 logger = logging.getLogger("cadence.server")
 
@@ -56,9 +57,11 @@ class Sender:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a complete answer with its length."""
+        """Send a complete answer with its length; in pieces, so that only a stalled reader is cut off."""
         await self.start({**headers, "Content-Length": str(len(body))})
-        await self._put({"type": "http.response.body", "body": body, "more_body": False})
+        for start in range(0, len(body), _PIECE_BYTES):
+            await self.write(body[start : start + _PIECE_BYTES])
+        await self.finish()
 
     async def _put(self, message: dict[str, Any]) -> None:
         if self._gone:
