@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.models.flow_config import EncoderConfig
+from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, attend, pack, unpack
 
 __all__ = ["UP_RATE", "EncoderMemory", "NoMemory", "UpsamplingConformer"]
@@ -77,10 +78,10 @@ class RelativeAttention(nn.Module):
     def __init__(self, hidden: int, num_heads: int, key_bias: bool) -> None:
         super().__init__()
         self.num_heads, self.head_dim = num_heads, hidden // num_heads
-        self.linear_q = nn.Linear(hidden, hidden)
-        self.linear_k = nn.Linear(hidden, hidden, bias=key_bias)
-        self.linear_v = nn.Linear(hidden, hidden)
-        self.linear_out = nn.Linear(hidden, hidden)
+        self.linear_q = Linear(hidden, hidden)
+        self.linear_k = Linear(hidden, hidden, bias=key_bias)
+        self.linear_v = Linear(hidden, hidden)
+        self.linear_out = Linear(hidden, hidden)
         self.linear_pos = nn.Linear(hidden, hidden, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(num_heads, self.head_dim))
         self.pos_bias_v = nn.Parameter(torch.empty(num_heads, self.head_dim))
@@ -119,10 +120,11 @@ class RelativeAttention(nn.Module):
         mask: Tensor | None,
     ) -> Tensor:
         """Queries [n, heads, d] of the frames from `start` on, to [n, C]."""
-        count = len(q)
+        count, scale = len(q), self.head_dim**-0.5
         farthest, nearest = start + count - 1, start - length + 1
         by_distance = torch.bmm(
-            (q + self.pos_bias_v).transpose(0, 1), self._distances(farthest, nearest).transpose(1, 2)
+            ((q + self.pos_bias_v) * scale).transpose(0, 1),
+            self._distances(farthest, nearest).transpose(1, 2),
         )
         # Column m of row r is distance farthest - m; key j lies at distance start + r - j, that is in
         # column count - 1 - r + j: a diagonal walk, read in place through strides.
@@ -134,8 +136,8 @@ class RelativeAttention(nn.Module):
         )
         if mask is not None:
             bias = bias.masked_fill(~mask.to(bias.device), float("-inf"))
-        content = (q + self.pos_bias_u).transpose(0, 1)
-        output = attend(content, past, self.head_dim**-0.5, bias)
+        content = ((q + self.pos_bias_u) * scale).transpose(0, 1)
+        output = attend(content, past, bias)
         return output.transpose(0, 1).reshape(count, -1)
 
     def _distances(self, farthest: int, nearest: int) -> Tensor:
@@ -170,8 +172,8 @@ def _sinusoids(farthest: int, nearest: int, dim: int, like: Tensor) -> Tensor:
 class _FeedForward(nn.Module):
     def __init__(self, hidden: int, units: int) -> None:
         super().__init__()
-        self.w_1 = nn.Linear(hidden, units)
-        self.w_2 = nn.Linear(units, hidden)
+        self.w_1 = Linear(hidden, units)
+        self.w_2 = Linear(units, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.w_2(F.silu(self.w_1(x)))

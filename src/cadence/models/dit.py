@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.models.flow_config import DiTConfig
+from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 
 __all__ = ["DiT", "DiTMemory", "DiTSpan", "Modulation", "NoDiTMemory"]
@@ -87,12 +88,12 @@ class _Attention(nn.Module):
         super().__init__()
         inner = config.num_heads * config.head_dim
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        self.to_q = nn.Linear(config.hidden, inner)
-        self.to_k = nn.Linear(config.hidden, inner)
-        self.to_v = nn.Linear(config.hidden, inner)
+        self.to_q = Linear(config.hidden, inner)
+        self.to_k = Linear(config.hidden, inner)
+        self.to_v = Linear(config.hidden, inner)
         self.q_norm = nn.LayerNorm(config.head_dim)
         self.k_norm = nn.LayerNorm(config.head_dim)
-        self.proj = nn.Linear(inner, config.hidden)
+        self.proj = Linear(inner, config.hidden)
 
     def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C] to [R, C]."""
@@ -139,8 +140,8 @@ class _ConvBlock(nn.Module):
 class _MLP(nn.Module):
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(hidden, inner)
-        self.fc2 = nn.Linear(inner, hidden)
+        self.fc1 = Linear(hidden, inner)
+        self.fc2 = Linear(inner, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
 from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
 from cadence.models.flow_config import FlowConfig, read_flow_config
+from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 from cadence.models.weights import load_pt, load_strict
 
@@ -103,8 +104,8 @@ class Flow(nn.Module):
     def prepare_inference(self) -> Flow:
         """Lay weights out for speed and freeze; values and names stay."""
         for module in self.modules():
-            if isinstance(module, RowConv):
-                module.tap_major()
+            if isinstance(module, RowConv | Linear):
+                module.pack()
         return self.eval().requires_grad_(False)
 
 

@@ -256,7 +256,8 @@ class _StepMemory:
         if self._prompt is None and used == count:
             # A whole prompt at once: the fused kernel spares the score matrix.
             return F.scaled_dot_product_attention(queries, keys, values)
-        found = attend(queries.reshape(-1, count, dim), self._segments(layer, own, used), dim**-0.5)
+        scaled = (queries * dim**-0.5).reshape(-1, count, dim)
+        found = attend(scaled, self._segments(layer, own, used))
         return found.view(groups, heads, count, dim)
 
     def _segments(self, layer: int, own: Tensor, used: int) -> Sequence[tuple[Tensor, Tensor]]:
