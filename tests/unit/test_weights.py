@@ -61,6 +61,17 @@ def test_same_dtype_uses_the_tensor_itself_and_another_is_converted() -> None:
     assert module.weight.dtype == module.bias.dtype == torch.bfloat16
 
 
+def test_source_pages_are_let_go_during_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cadence.models.weights._MAX_MAPPED_BYTES", 0)
+    write_shards(tmp_path)
+    files = open_safetensors(tmp_path)
+    handles = dict(files._handles)
+    module = linear()
+    load_strict(module, files, file=tmp_path, dtype=torch.bfloat16)
+    assert not set(map(id, files._handles.values())) & set(map(id, handles.values()))
+    assert torch.equal(module.weight.float(), TENSORS["weight"])
+
+
 def test_integers_keep_their_type() -> None:
     module = nn.Module()
     module.register_buffer("steps", torch.zeros(2, dtype=torch.int64, device="meta"))
