@@ -18,6 +18,7 @@ import uvicorn
 from cadence.config import ServerConfig
 from cadence.fake import FakeEngine
 from cadence.server.app import create_app
+from cadence.server.protocol import HttpProtocol
 
 WAIT_S = 10.0
 
@@ -52,7 +53,12 @@ def run_live(engine: FakeEngine, config: ServerConfig) -> Iterator[Live]:
     app = create_app(engine, config)
     server = _Server(
         uvicorn.Config(
-            app, http="h11", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+            app,
+            http=HttpProtocol,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
     )
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)

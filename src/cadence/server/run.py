@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from cadence.errors import ConfigError
 from cadence.server.context import Context
+from cadence.server.protocol import HttpProtocol
 
 __all__ = ["run_app"]
 
@@ -41,7 +42,7 @@ async def run_app(app: FastAPI, context: Context, on_listening: Callable[[str], 
     server = _DrainingServer(
         uvicorn.Config(
             app,
-            http="h11",  # strict, and bounds the size of headers
+            http=HttpProtocol,  # on h11: strict, and bounds the size of headers
             h11_max_incomplete_event_size=_HEADER_BYTES,
             ws="none",
             lifespan="off",

@@ -1,0 +1,52 @@
+"""Below the application: what is not HTTP gets an answer, and silence is not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from cadence.errors import InvalidRequest
+from cadence.server.errors import error_response
+
+__all__ = ["HttpProtocol"]
+
+FIRST_REQUEST_S = 20.0
+
+
+class HttpProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with two changes at its edges.
+
+    Malformed requests get the error object that all others get. A connection that has not sent the
+    head of its first request after `FIRST_REQUEST_S` seconds is closed; uvicorn would keep it for ever.
+    """
+
+    _silence: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        self._silence = self.loop.call_later(FIRST_REQUEST_S, self._close_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        if self._silence is not None:
+            self._silence.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what could not be parsed as HTTP, and close."""
+        response = error_response(
+            InvalidRequest("This is not a valid HTTP request."), {"Connection": "close"}
+        )
+        head = h11.Response(status_code=400, headers=response.raw_headers, reason=b"Bad Request")
+        for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _close_if_silent(self) -> None:
+        first_cycle: object = self.cycle  # None until a request's head was read
+        if first_cycle is None and not self.transport.is_closing():
+            self.transport.close()
