@@ -215,7 +215,10 @@ class Supervisor:
         finally:
             if self._state == "ready":
                 self._state = "restarting"
-            link.close(StageFailed(f"The {title} process {why} while it held this request."))
+            if link.ready.done():
+                link.close(StageFailed(f"The {title} process {why} while it held this request."))
+            else:
+                link.close(StageFailed(f"The {title} process {why} while it loaded; its log says more."))
             pump.cancel()
             await asyncio.wait({pump})
             await self._kill()

@@ -204,6 +204,8 @@ def die_with_parent() -> None:
 async def _serve(fd: int) -> None:
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     await Worker(reader, writer).run()
+    # Here and now: a thread that still loads weights must not keep the process.
+    os._exit(0)
 
 
 def main() -> None:
@@ -215,8 +217,6 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=os.environ.get("CADENCE_LOG_LEVEL", "INFO"))
     asyncio.run(_serve(int(sys.argv[1])))
-    # A thread that still loads weights must not keep the process.
-    os._exit(0)
 
 
 if __name__ == "__main__":
