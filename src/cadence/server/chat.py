@@ -38,6 +38,7 @@ def chat_router(context: Context) -> APIRouter:
 
     @router.post("/v1/chat/completions", **CHAT_ROUTE)
     async def create_chat_completion(request: HttpRequest) -> Response:
+        """Answer messages, in text or in speech."""
         config = context.config
         data = await read_json(request, max_bytes=config.max_body_bytes, stall_s=config.body_stall_s)
         job = _ChatJob(context, parse(ChatBody, data))

@@ -33,15 +33,18 @@ def models_router(context: Context) -> APIRouter:
 
     @router.get("/version", responses={**json_answer(Version, "The version."), **errors(500)})
     async def version() -> Response:
+        """The server's version."""
         return _json(Version(version=cadence.__version__))
 
     @router.get("/load", responses={**json_answer(Load, "The load."), **_ERRORS})
     async def load() -> Response:
+        """Requests in the server now."""
         health = context.engine.health()
         return _json(Load(server_load=health.num_running + health.num_waiting))
 
     @router.get("/metrics", responses={**_METRICS, **_ERRORS})
     async def metrics() -> Response:
+        """Counters, histograms and gauges for Prometheus."""
         text = await context.engine.render_metrics()
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
@@ -51,26 +54,31 @@ def models_router(context: Context) -> APIRouter:
 def _add_models(router: APIRouter, context: Context) -> None:
     @router.get("/v1/models", responses={**json_answer(ModelList, "All names."), **_ERRORS})
     async def list_models() -> Response:
+        """Every name that requests may use."""
         return _json(ModelList(data=[_model(context, name) for name in context.model_names()]))
 
     found = json_answer(Model, "The model.")
 
     @router.get("/v1/models/{model_id:path}", responses={**found, **errors(401, 404, 500)})
     async def get_model(model_id: str) -> Response:
+        """One name that requests may use."""
         return _json(_model(context, context.check_model(model_id)))
 
 
 def _add_probes(router: APIRouter, context: Context) -> None:
     @router.get("/health", responses={**json_answer(Health, "Serving."), **_PROBE_ERRORS})
     async def health() -> Response:
+        """Whether requests are answered."""
         return _probe(context, "healthy")
 
     @router.get("/readyz", responses={**json_answer(Health, "Send requests here."), **_PROBE_ERRORS})
     async def readyz() -> Response:
+        """Whether to send requests here."""
         return _probe(context, "ready")
 
     @router.get("/livez", responses={**json_answer(Health, "Leave it running."), **_PROBE_ERRORS})
     async def livez() -> Response:
+        """Whether to leave the server running."""
         return _probe(context, "alive")
 
 

@@ -102,6 +102,7 @@ def install_openapi(app: FastAPI, voices: Callable[[], list[str]], *, with_keys:
     """Make `app.openapi()` return the whole document, with the voices there are at the time."""
 
     def document() -> dict[str, Any]:
+        """The document now."""
         found = _document(app, with_keys)
         _list_voices(found["components"], voices())
         return found

@@ -19,6 +19,8 @@ __all__ = [
     "ModelList",
     "SpeechOutcome",
     "Version",
+    "Voice",
+    "VoiceList",
 ]
 
 
@@ -75,6 +77,20 @@ class Version(_Answer):
     """The server's version."""
 
     version: str
+
+
+class Voice(_Answer):
+    """A voice of the checkpoint; requests name its id."""
+
+    id: str
+    name: str
+
+
+class VoiceList(_Answer):
+    """All voices. `uploaded_voices` is always empty here; clients of vLLM-Omni expect the key."""
+
+    voices: list[Voice]
+    uploaded_voices: list[Voice] = []
 
 
 class Load(_Answer):

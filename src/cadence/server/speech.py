@@ -42,6 +42,7 @@ def speech_router(context: Context) -> APIRouter:
 
     @router.post("/v1/audio/speech", **SPEECH_ROUTE)
     async def create_speech(request: HttpRequest) -> Response:
+        """Read a text aloud."""
         config = context.config
         data = await read_json(request, max_bytes=config.max_body_bytes, stall_s=config.body_stall_s)
         job = _SpeechJob(context, parse(SpeechBody, data), request.state.request_id)
@@ -51,6 +52,7 @@ def speech_router(context: Context) -> APIRouter:
 
     @router.get("/v1/audio/speech/{request_id}", responses={**found, **errors(401, 404, 500)})
     async def get_speech_outcome(request_id: str) -> Response:
+        """How a recent speech request ended: what a stream of samples cannot say itself."""
         outcome = context.outcomes.find(request_id)
         return Response(outcome.model_dump_json(), media_type="application/json")
 
