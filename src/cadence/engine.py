@@ -11,12 +11,7 @@ from cadence.answers.admission import Admission
 from cadence.answers.answer import Answer, Workshop
 from cadence.answers.plan import num_audio_s
 from cadence.config import EngineConfig, ServeConfig
-from cadence.errors import (
-    CadenceError,
-    InvalidRequest,
-    NotReady,
-    RequestAborted,
-)
+from cadence.errors import CadenceError, InvalidRequest, NotReady, RequestAborted, StageFailed
 from cadence.metrics import EngineMetrics
 from cadence.prompt import PromptBuilder
 from cadence.runtime.status import StageStatus
@@ -29,6 +24,7 @@ __all__ = ["Engine", "start_engine"]
 
 _STATS_WAIT_S = 1.0
 _CLOSE_WAIT_S = 10.0
+_MAX_FAILURES = 5  # a stage in this process cannot be started anew: after so many, the process should be
 
 Monitor = Callable[[], StageStatus]
 
@@ -77,6 +73,7 @@ class Engine:
         )
         self._answers: dict[str, Answer] = {}
         self._numbers = itertools.count(1)
+        self._num_failures = 0  # of stages, in a row
         self._draining = False
         self._closed = False
 
@@ -112,9 +109,11 @@ class Engine:
             while True:
                 event = await answer.mailbox.get()
                 if isinstance(event, CadenceError):
+                    self._num_failures += isinstance(event, StageFailed)
                     raise event
                 yield event
                 if isinstance(event, Done):
+                    self._num_failures = 0
                     return
         finally:
             await answer.leave()
@@ -133,11 +132,14 @@ class Engine:
         troubles = [
             f"{name}: {status.detail or status.state}" for name, status in stages.items() if status.down
         ]
+        broken = not self._monitors and self._num_failures >= _MAX_FAILURES
+        if broken:
+            troubles.append("a stage in this process does nothing but fail")
         if self._draining or self._closed:
             troubles.insert(0, "The server is shutting down.")
         return EngineHealth(
             ready=not troubles,
-            alive=not self._closed and all(status.state != "failed" for status in stages.values()),
+            alive=not (broken or self._closed or any(s.state == "failed" for s in stages.values())),
             detail="; ".join(troubles),
             num_running=self._shop.admission.num_running,
             num_waiting=self._shop.admission.num_waiting,

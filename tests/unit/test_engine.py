@@ -216,6 +216,18 @@ async def test_stage_errors_end_the_answer(kit: Kit, stage: str, after: int) -> 
     await assert_idle(engine, *stages)
 
 
+async def test_a_stage_that_only_fails_makes_the_engine_unhealthy(kit: Kit) -> None:
+    engine, thinker, _ = kit.engine(kit.text("x"), thinker={"fault": StageFault(0, OSError())})
+    for _ in range(5):
+        assert engine.health().ready and engine.health().alive
+        with pytest.raises(StageFailed):
+            await collect(engine, ask())
+    assert not engine.health().ready and not engine.health().alive
+    thinker.fault = None
+    await collect(engine, ask())
+    assert engine.health().ready and engine.health().alive
+
+
 async def test_unexpected_errors_hide_internals(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
     def script(request: object) -> list[int]:
         raise ValueError(" ".join(["canary", "words"]))
