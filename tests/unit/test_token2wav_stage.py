@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cadence.config import Token2WavConfig
 from cadence.errors import CadenceError, ConfigError, InvalidRequest, RequestAborted, StageFailed
+from cadence.token2wav import runner
 from cadence.token2wav.local import LocalToken2Wav
 from cadence.types import CODE_SAMPLES, ChunkSchedule, SpeechRequest
 
@@ -70,6 +71,18 @@ async def test_every_code_becomes_960_samples(stage: LocalToken2Wav, num_codes: 
     assert all(chunk.dtype == np.float32 and np.abs(chunk).max() <= 1.0 for chunk in chunks)
     if not streaming:
         assert len(chunks) == min(1, num_codes)
+
+
+async def test_a_long_whole_utterance_is_vocoded_in_pieces(
+    stage: LocalToken2Wav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = np.concatenate(await speak(stage, "a", CODES, streaming=False))
+    monkeypatch.setattr(runner, "_MAX_WHOLE_FRAMES", 100)
+    pieces = await speak(stage, "a", CODES, streaming=False)
+    assert len(pieces) == 1 and pieces[0].shape == whole.shape
+    assert (
+        np.abs(pieces[0][: 90 * 480] - whole[: 90 * 480]).max() < 0.05
+    )  # the same sound up to the first seam
 
 
 async def test_the_first_sound_comes_before_the_last_code(stage: LocalToken2Wav) -> None:
@@ -205,8 +218,8 @@ async def test_a_source_that_breaks_ends_its_stream(stage: LocalToken2Wav) -> No
 async def test_a_stream_at_fault_fails_alone(
     stage: LocalToken2Wav, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = stage._worker._runner
-    target, name = (runner._sampler, "step") if part == "flow" else (runner._vocoder, "stream_batch")
+    batch = stage._worker._runner
+    target, name = (batch._sampler, "step") if part == "flow" else (batch._vocoder, "stream_batch")
     real, victim = getattr(target, name), SpeechRequest(request_id="victim", seed=5)
     expected = np.concatenate(await speak(stage, "alone", CODES, seed=2))
 
@@ -281,5 +294,16 @@ async def test_prepared_voices_are_bounded_in_bytes(tiny_checkpoint: Path) -> No
         for voice in ("default_male", "default_female", "default_male"):
             await speak(stage, "a", CODES[:9], voice=voice)
             assert len(stage._worker._voices._ready) == 1
+    finally:
+        await stage.aclose()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+async def test_half_precision_sounds_alike_in_length(tiny_checkpoint: Path, dtype: str) -> None:
+    stage = LocalToken2Wav.load(tiny_checkpoint, dataclasses.replace(CONFIG, dtype=dtype))
+    try:
+        for streaming in (True, False):
+            sound = np.concatenate(await speak(stage, "a", CODES[:20], streaming=streaming))
+            assert len(sound) == 20 * CODE_SAMPLES and np.isfinite(sound).all()
     finally:
         await stage.aclose()

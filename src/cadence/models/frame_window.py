@@ -51,8 +51,8 @@ class FrameWindow:
 
     @property
     def max_own(self) -> int:
-        """Most own frames that outlive a chunk."""
-        return self._num_prompt + PROMPT_TAIL_FRAMES
+        """Most own frames that outlive a chunk: the tail is the prompt's, as far as the prompt fills it."""
+        return max(self._num_prompt, PROMPT_TAIL_FRAMES)
 
     def plan(self, num_new: int) -> WindowPlan:
         """Place `num_new` frames; `move` what the plan moves, `commit` it once the frames are written."""

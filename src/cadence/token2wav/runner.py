@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner", "WholeJob"]
 
+_MAX_WHOLE_FRAMES = 3000  # a minute; the vocoder's widest layer takes 30 KB a frame, several times over
+
 T = TypeVar("T")
 
 
@@ -106,9 +108,14 @@ class Runner:
         return WholeJob(self._sampler.start([utterance]), len(utterance.prompt_mel))
 
     def finish_whole(self, job: WholeJob, generator: torch.Generator) -> Waveform:
-        """Sound [960 n] of a complete job."""
-        sound, _ = self._vocoder.vocode(job.mel[None], generators=[generator])
-        return _numpy(sound[0])
+        """Sound [960 n] of a complete job. A long one is vocoded piece by piece, in bounded memory."""
+        *pieces, rest = torch.split(job.mel, _MAX_WHOLE_FRAMES, dim=1)
+        if not pieces:
+            sound, _ = self._vocoder.vocode(rest[None], generators=[generator])
+            return _numpy(sound[0])
+        state = HiFTState(generator=generator)
+        sounds = [self._vocoder.stream(state, piece) for piece in pieces]
+        return _numpy(torch.cat([*sounds, self._vocoder.stream(state, rest, last=True)]))
 
 
 def _draws(state: HiFTState) -> Tensor | None:
