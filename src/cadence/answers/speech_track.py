@@ -36,11 +36,6 @@ class SpeechTrack:
         self._codes: asyncio.Queue[Sequence[int] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def opened(self) -> bool:
-        """Whether there is any sound to render."""
-        return self._task is not None
-
     def feed(self, codes: Sequence[int]) -> None:
         """Add codes; never waits."""
         if self._task is None:

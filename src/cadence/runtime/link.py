@@ -43,11 +43,6 @@ class StageLink:
         self._streams: dict[int, StageStream] = {}
         self._numbers = itertools.count(1)
 
-    @property
-    def num_streams(self) -> int:
-        """Requests held."""
-        return len(self._streams)
-
     def open(self, request: ThinkerRequest | SpeechRequest) -> StageStream:
         """Begin a request in the stage."""
         stream = StageStream(self, next(self._numbers))
