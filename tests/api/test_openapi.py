@@ -19,6 +19,7 @@ PATHS = {
     "/version",
     "/load",
     "/metrics",
+    "/v1/audio/voices",
     "/v1/models",
     "/v1/models/{model_id}",
     "/v1/audio/speech",

@@ -197,3 +197,9 @@ async def test_a_server_that_cannot_speak() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await speak(client)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_speech")
+
+
+async def test_voices_are_listed_default_first(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    listed = (await client.get("/v1/audio/voices")).json()
+    assert [voice["id"] for voice in listed["voices"]] == list(engine.info.voices)
+    assert listed["uploaded_voices"] == []

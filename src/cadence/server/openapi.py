@@ -23,6 +23,7 @@ from cadence.server.schema_answers import (
     ModelList,
     SpeechOutcome,
     Version,
+    VoiceList,
 )
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_speech import VOICES_HERE, SpeechBody
@@ -33,7 +34,7 @@ _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (ChatBody, SpeechBody)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     *(ChatCompletion, ErrorBody, Health, Load),
-    *(Model, ModelList, SpeechOutcome, Version),
+    *(Model, ModelList, SpeechOutcome, Version, VoiceList),
 )
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
