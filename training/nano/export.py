@@ -28,7 +28,7 @@ from training.nano.hearing import ADAPTER_HIDDEN
 from training.nano.speech import Store
 from training.nano.thinker_model import NanoThinker
 
-MAX_BYTES = 60 << 20
+MAX_BYTES = 60_000_000
 PROMPT_S = (3.0, 4.2)
 GENERATION = {
     "do_sample": False,
@@ -204,7 +204,7 @@ def run(out: str = "") -> dict[str, float]:
     num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if num_bytes > MAX_BYTES:
         raise ValueError(
-            f"the checkpoint has {num_bytes / 2**20:.1f} MiB, at most {MAX_BYTES >> 20} are allowed"
+            f"the checkpoint has {num_bytes / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} are allowed"
         )
     return {"megabytes": round(num_bytes / 1e6, 1)}
 

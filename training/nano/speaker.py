@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from cadence.audio.features import fbank
 from training.nano.fit import Task, fit, trained
+from training.nano.onnx_files import halve_weights
 from training.nano.settings import SAMPLE_RATE_HZ
 from training.nano.speaker_vectors import SPEAKER_DIM, VOICES, speaker_table
 from training.nano.speech import Store, Utterance
 
 NUM_BANKS, WIDTH, POOLED = 80, 96, 192
 WARPS = (1.0, 0.78, 0.86, 1.12, 1.25, 1.4)  # 1.0 is the voice itself
-NUM_STEPS = 1_500
+NUM_STEPS = 600
 BATCH, CROP_S = 24, 1.6
 LEARNING_RATE = 2e-3
 SCALE, MARGIN, VECTOR_WEIGHT = 16.0, 0.15, 2.0
@@ -128,6 +129,7 @@ def export(path: Path) -> None:
         opset_version=17,
         dynamo=False,
     )
+    halve_weights(path)
 
 
 def run() -> dict[str, float]:
@@ -143,6 +145,6 @@ def run() -> dict[str, float]:
             validate=task.validate,
             num_steps=NUM_STEPS,
             learning_rate=LEARNING_RATE,
-            validate_every=250,
+            validate_every=200,
         )
     )

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from cadence.audio.features import log_mel
 from training.nano import phones
 from training.nano.fit import Task, fit, trained
+from training.nano.onnx_files import halve_weights
 from training.nano.settings import SAMPLE_RATE_HZ
 from training.nano.speech import Store, Utterance, batches_by_length
 
 NUM_MELS, FRAMES_PER_CODE = 128, 4
-WIDTH, WIDE_BLOCKS, BLOCKS = 192, 2, 6
+WIDTH, WIDE_BLOCKS, BLOCKS = 160, 2, 5
 NUM_STEPS = 6_000
 BATCH = 16
 LEARNING_RATE = 2e-3
@@ -186,6 +187,7 @@ def export(path: Path) -> None:
         opset_version=17,
         dynamo=False,
     )
+    halve_weights(path)
 
 
 def run() -> dict[str, float]:
