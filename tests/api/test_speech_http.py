@@ -100,8 +100,18 @@ async def test_error_before_the_first_sound_is_an_http_error(
 async def test_no_sound_is_an_error(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     assert (await speak(client, max_new_tokens=4)).status_code == 400
     engine._default_sampling = {"speech": SamplingParams(max_tokens=1)}
-    answer = await speak(client)
+    answer = await speak(client, verbatim=False)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_audio")
+
+
+async def test_a_default_limit_does_not_cut_verbatim_speech(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine._default_sampling = {"speech": SamplingParams(max_tokens=1, top_k=5)}
+    assert (await speak(client, seed=1)).status_code == 200
+    assert engine.requests[-1].sampling == SamplingParams(seed=1, top_k=5)
+    await speak(client, max_new_tokens=50)
+    assert engine.requests[-1].sampling.max_tokens == 50
 
 
 async def test_errors_of_the_engine_name_fields_of_this_route(

@@ -148,8 +148,8 @@ async def test_cut_speech_is_seen(live: Live, monkeypatch: pytest.MonkeyPatch) -
         cut = {"speech": SamplingParams(max_tokens=12), "text": SamplingParams()}
         monkeypatch.setattr(live.engine, "_default_sampling", cut)
         with pytest.raises(Exception):  # noqa: B017 - as above
-            await client.audio.speech.create(**options)
-        whole = await client.audio.speech.create(**options, extra_body={"stream": False})
+            await client.audio.speech.create(**options, extra_body={"verbatim": False})
+        whole = await client.audio.speech.create(**options, extra_body={"verbatim": False, "stream": False})
     assert whole.response.headers["x-finish-reason"] == "length"
     async with live.http() as http:
         outcome = (await http.get(f"/v1/audio/speech/{own.response.headers['x-request-id']}")).json()

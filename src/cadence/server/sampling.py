@@ -27,7 +27,13 @@ __all__ = [
 
 
 def speech_sampling(body: SpeechBody, default: SamplingParams) -> SamplingParams:
-    """Sampling of a text to read."""
+    """Sampling of a text to read.
+
+    The length of verbatim speech follows from its text: a default limit meant for free answers (1024 in
+    the well-known stage YAML, 32 s of sound) must not cut it. The client's own limit holds.
+    """
+    if body.verbatim is not False:
+        default = dataclasses.replace(default, max_tokens=None)
     extra = body.extra_params
     given = _Given()
     given.add("", body.given())
