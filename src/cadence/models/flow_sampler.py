@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -55,6 +56,11 @@ class FlowSampler:
         times, self._deltas = _schedule(num_steps)
         with torch.inference_mode():
             self._modulations = flow.estimator.modulation(times.to(self._like.device))
+
+    @property
+    def t_span(self) -> list[float]:
+        """Times between which the steps go, 0 to 1: `num_steps` + 1 of them."""
+        return [0.0, *accumulate(self._deltas)]
 
     # -------------------------------------------------------------- streams
     @torch.inference_mode()
