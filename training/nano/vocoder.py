@@ -1,6 +1,8 @@
 """Stage `vocoder`: a small HiFT, trained on teacher speech by spectral losses at four resolutions.
 
-The harmonic source follows the teacher's F0 while training; the F0 predictor learns beside it.
+The harmonic source follows the teacher's F0 while training, where the sound itself is periodic: hibari's own
+F0 runs on through most unvoiced consonants, which need noise. The F0 predictor learns beside it, from more
+crops than the network, as they cost little.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ import dataclasses
 from functools import lru_cache
 
 import numpy as np
+import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.audio.features import prompt_mel
-from cadence.models.hift import HiFT, HiFTConfig
+from cadence.models.hift import VOICED_HZ, HiFT, HiFTConfig
+from training.nano import pitch
 from training.nano.fit import Task, fit
 from training.nano.settings import MEL_SAMPLES, SAMPLE_RATE_HZ
 from training.nano.speech import Store, Utterance
@@ -25,6 +29,7 @@ NUM_STEPS = 30_000
 BATCH, CROP_FRAMES, MARGIN_FRAMES = 4, 30, 3
 LEARNING_RATE = 1.2e-3
 MALE_SHARE = 0.35
+F0_CROPS = 12
 F0_SCALE_HZ = 50.0
 RESOLUTIONS = ((2048, 300), (1024, 150), (512, 75), (256, 40))
 
@@ -78,6 +83,19 @@ class VocoderTask:
             [u for u in s.split(held_out=True) if u.num_samples > shortest][:24] for s in self.stores
         ]
 
+        self._voiced: dict[tuple[str, int], np.ndarray] = {}
+
+    def f0(self, store: Store, utterance: Utterance) -> np.ndarray:
+        """F0 in Hz every 20 ms, 0 where the sound is not periodic."""
+        key = (utterance.voice, utterance.offset)
+        known = store.f0(utterance)
+        if key not in self._voiced:
+            track = pitch.track(soxr.resample(store.samples(utterance), SAMPLE_RATE_HZ, 8_000))
+            voiced = np.zeros(len(known), bool)
+            voiced[: len(track)] = track[: len(known)] > 0
+            self._voiced[key] = voiced
+        return known * self._voiced[key]
+
     def crop(
         self, store: Store, utterance: Utterance, begin: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,12 +104,14 @@ class VocoderTask:
         samples = store.samples(utterance, first, (CROP_FRAMES + 2 * MARGIN_FRAMES) * MEL_SAMPLES)
         mel = prompt_mel(samples)[MARGIN_FRAMES:-MARGIN_FRAMES]
         inner = samples[MARGIN_FRAMES * MEL_SAMPLES : -MARGIN_FRAMES * MEL_SAMPLES]
-        return mel.T, inner, store.f0(utterance)[begin : begin + CROP_FRAMES]
+        return mel.T, inner, self.f0(store, utterance)[begin : begin + CROP_FRAMES]
 
-    def batch(self, rng: np.random.Generator, pools: list[list[Utterance]]) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, rng: np.random.Generator, pools: list[list[Utterance]], count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Mel [B, 80, F], samples [B, 480 F], F0 [B, F]."""
         rows = []
-        for _ in range(BATCH):
+        for _ in range(count):
             voice = int(rng.random() < MALE_SHARE)
             utterance = pools[voice][rng.integers(len(pools[voice]))]
             frames = utterance.num_samples // MEL_SAMPLES
@@ -102,19 +122,24 @@ class VocoderTask:
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Of one random batch."""
-        return self._loss(*self.batch(rng, self.train))
+        return self._loss(*self.batch(rng, self.train, BATCH + F0_CROPS))
 
     def _loss(self, mel: Tensor, samples: Tensor, f0: Tensor) -> tuple[Tensor, dict[str, float]]:
-        noise = torch.randn(len(mel), f0.shape[1] * MEL_SAMPLES, 9)
-        wave = self.model.synthesise(mel, self.model.m_source(f0, noise))
-        spectral = spectral_loss(wave, samples)
-        pitch = F.l1_loss(self.model.f0_predictor(mel), f0) / F0_SCALE_HZ
-        return spectral + pitch, {"spectral": spectral.item(), "f0_hz": pitch.item() * F0_SCALE_HZ}
+        heard = mel[:BATCH]
+        noise = torch.randn(BATCH, f0.shape[1] * MEL_SAMPLES, 9)
+        wave = self.model.synthesise(heard, self.model.m_source(f0[:BATCH], noise))
+        spectral = spectral_loss(wave, samples[:BATCH])
+        guess = self.model.f0_predictor(mel)
+        error = F.l1_loss(guess, f0)
+        with torch.no_grad():
+            voicing = ((guess > VOICED_HZ) != (f0 > 0)).float().mean().item()
+        found = {"spectral": spectral.item(), "f0_hz": error.item(), "voicing_errors": voicing}
+        return spectral + error / F0_SCALE_HZ, found
 
     def validate(self) -> dict[str, float]:
         """The same on held-out crops, always the same ones."""
         rng = np.random.default_rng(0)
-        found = [self._loss(*self.batch(rng, self.held_out))[1] for _ in range(8)]
+        found = [self._loss(*self.batch(rng, self.held_out, BATCH + F0_CROPS))[1] for _ in range(8)]
         return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
 
 
