@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import wave
@@ -116,6 +117,14 @@ def test_keys_come_from_the_environment_unless_given(name: str, monkeypatch: pyt
     monkeypatch.setenv(name, "k1, k2")
     assert config("m").server.api_keys == ("k1", "k2")
     assert config("m", "--api-key", "k3").server.api_keys == ("k3",)
+
+
+def test_a_taken_port_is_an_error_before_anything_loads(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = CliRunner().invoke(main, ["serve", str(tmp_path), "--port", port])
+    assert answer.exit_code == 2 and f"Cannot listen on 127.0.0.1 port {port}" in answer.stderr
+    assert "Loading" not in answer.stderr
 
 
 def test_serve_command_is_a_plain_click_command_otherwise() -> None:

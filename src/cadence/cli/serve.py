@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from cadence.cli.options import ServeCommand
 from cadence.cli.progress import LoadingDisplay
 from cadence.config import ServeConfig
 from cadence.deploy import load_deploy_config
+from cadence.errors import ConfigError
 from cadence.types import ModelInfo
 
 __all__ = ["build_config", "notices", "serve"]
@@ -151,13 +153,28 @@ async def _serve(config: ServeConfig, console: Console) -> None:
     from cadence.engine import start_engine
     from cadence.server.app import run_server
 
-    console.print(f"Loading {config.model}")
+    _check_address(config.server.host, config.server.port)
+    console.print(f"Loading {config.model}", markup=False)
     with LoadingDisplay(console) as display:
         engine = await start_engine(config, progress=display.report)
     try:
         await run_server(engine, config.server, on_listening=lambda url: _invite(console, url, engine.info))
     finally:
         await engine.aclose()
+
+
+def _check_address(host: str, port: int) -> None:
+    """Fail before minutes of loading when the address cannot be listened on.
+
+    Raises:
+        ConfigError: taken, or not an address of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"Cannot listen on {host} port {port}: {reason}.", param="--port") from error
 
 
 def _invite(console: Console, url: str, info: ModelInfo) -> None:
