@@ -204,6 +204,6 @@ def run() -> dict[str, float]:
             num_steps=NUM_STEPS,
             learning_rate=LEARNING_RATE,
             average=0.998,
-            validate_every=500,
+            validate_every=1000,
         )
     )
