@@ -201,6 +201,7 @@ def run(out: str = "") -> dict[str, float]:
     speech_tokenizer.export(folder / "token2wav" / "speech_tokenizer_v2_25hz.onnx")
     speaker.export(folder / "token2wav" / "campplus.onnx")
     write_voices(folder / "assets")
+    shutil.copy(Path(__file__).with_name("MODEL_CARD.md"), folder / "README.md")
     num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if num_bytes > MAX_BYTES:
         raise ValueError(
