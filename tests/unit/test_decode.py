@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from audio_files import FORMATS, audio_file, tone, video_file
 
-from cadence.audio.decode import decode_audio, decode_native
+from cadence.audio.decode import decode_audio, decode_native, stream_audio
 from cadence.audio.encode import encode_wav, wav_header
 from cadence.errors import CadenceError, InvalidAudio, PayloadTooLarge
 
@@ -27,6 +27,7 @@ def test_common_formats(container: str, codec: str, rate_hz: int, layout: str, t
     assert samples.dtype == np.float32 and samples.shape == (16_000,)
     inner = slice(800, -1600)  # filters and codecs ring at the ends
     assert np.abs(samples - tone(1.0, 16_000))[inner].max() < tolerance
+    np.testing.assert_array_equal(np.concatenate(list(stream_audio(data))), samples)
     native, native_hz = decode_native(data)
     assert native_hz == rate_hz and native.shape[1] == rate_hz
 
@@ -155,6 +156,25 @@ def test_computing_is_bounded_by_the_sound_it_gives(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("time.thread_time", lambda: float(next(clock)))
     with pytest.raises(InvalidAudio, match="too much computing"):
         decode_audio(encode_wav(tone(5.0, 16_000), 16_000))
+
+
+def test_a_stream_is_decoded_as_it_is_read() -> None:
+    hour = audio_file(np.zeros(3600 * 8_000, np.float32), 8_000, container="flac", codec="flac")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(block.size for block in stream_audio(hour, max_seconds=3600.0)) == 3600 * 16_000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 50 << 20  # whole, it takes 230 MB
+    with pytest.raises(PayloadTooLarge, match="longer than"):
+        list(stream_audio(hour, max_seconds=10.0))
+    with pytest.raises(InvalidAudio, match="no samples"):
+        list(stream_audio(WAV[:44]))
+
+
+def test_the_time_of_who_reads_a_stream_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.thread_time", lambda: now)
+    for _ in stream_audio(encode_wav(tone(5.0, 16_000), 16_000)):
+        now += 100.0
 
 
 def test_lying_text_chunks_cost_no_memory() -> None:

@@ -22,7 +22,7 @@ from cadence.audio.riff import is_riff, plain_wav
 from cadence.errors import InvalidAudio, PayloadTooLarge
 from cadence.types import INPUT_RATE_HZ
 
-__all__ = ["MAX_DECODED_BYTES", "MAX_DECODED_S", "decode_audio", "decode_native"]
+__all__ = ["MAX_DECODED_BYTES", "MAX_DECODED_S", "decode_audio", "decode_native", "stream_audio"]
 
 MAX_DECODED_S = 600.0
 MAX_DECODED_BYTES = 256 << 20
@@ -63,7 +63,8 @@ class _Limits:
     num_frames: int = 0
     work_bytes: int = 0
     seconds: float = 0.0
-    started_s: float = field(default_factory=time.thread_time)
+    cpu_s: float = 0.0
+    resumed_s: float = field(default_factory=time.thread_time)
 
     def count(self, block: NDArray[np.float32], rate_hz: int) -> None:
         """Add one block [C, S] as it was decoded."""
@@ -81,8 +82,16 @@ class _Limits:
 
     def check_time(self) -> None:
         """Stop when the computing so far is out of proportion to the sound it gave."""
-        if time.thread_time() - self.started_s > _FREE_CPU_S + self.seconds / _MIN_SPEED:
+        if self.cpu_s + time.thread_time() - self.resumed_s > _FREE_CPU_S + self.seconds / _MIN_SPEED:
             raise InvalidAudio("The audio takes too much computing to decode.", param=self.param)
+
+    def pause(self) -> None:
+        """The reader has its turn: neither its time nor that of another thread counts."""
+        self.cpu_s += time.thread_time() - self.resumed_s
+
+    def resume(self) -> None:
+        """Decoding goes on, maybe in another thread than before."""
+        self.resumed_s = time.thread_time()
 
     def keep(self, num_bytes: int) -> None:
         """Check how much is held."""
@@ -122,22 +131,40 @@ def decode_audio(
         InvalidAudio: not decodable, no audio stream, no samples, or absurd parameters.
         PayloadTooLarge: past a limit.
     """
-    limits = _Limits(max_seconds, max_bytes, param)
     pieces: list[NDArray[np.float32]] = []
-    resampler: StreamResampler | None = None
     kept = 0
-    for block, from_hz in _blocks(data, limits):
-        resampler = resampler or StreamResampler(from_hz, rate_hz)
-        mono = block[0] if channel == "first" else block.mean(axis=0, dtype=np.float32)
-        pieces.append(resampler.push(mono))
-        kept += pieces[-1].nbytes
+    limits = _Limits(max_seconds, max_bytes, param)
+    for piece in _mono(data, limits, rate_hz, channel):
+        pieces.append(piece)
+        kept += piece.nbytes
         limits.keep(kept)
-    if resampler is not None:
-        pieces.append(resampler.flush())
     samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     if samples.size == 0:
         raise InvalidAudio("The audio holds no samples.", param=param)
     return samples
+
+
+def stream_audio(
+    data: bytes,
+    *,
+    rate_hz: int = INPUT_RATE_HZ,
+    max_seconds: float = MAX_DECODED_S,
+    channel: Literal["first", "mean"] = "first",
+    param: str | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Decode like `decode_audio`, block by block as it is read: memory does not grow with the sound.
+
+    The blocks join to what `decode_audio` gives, float32 [S] each; errors come where they occur. Any
+    thread may read on, one at a time.
+    """
+    # What is decoded may be large; that it is not kept is the point. The bound is on work alone.
+    limits = _Limits(max_seconds, max(MAX_DECODED_BYTES, int(max_seconds * rate_hz * 4)), param)
+    num_samples = 0
+    for piece in _mono(data, limits, rate_hz, channel):
+        num_samples += piece.size
+        yield piece
+    if num_samples == 0:
+        raise InvalidAudio("The audio holds no samples.", param=param)
 
 
 def decode_native(
@@ -164,6 +191,18 @@ def decode_native(
     if not blocks:
         raise InvalidAudio("The audio holds no samples.", param=param)
     return np.concatenate(blocks, axis=1), rate_hz
+
+
+def _mono(
+    data: bytes, limits: _Limits, rate_hz: int, channel: Literal["first", "mean"]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield one channel at `rate_hz`, float32 [S]; a block may be empty while the filter fills."""
+    resampler: StreamResampler | None = None
+    for block, from_hz in _blocks(data, limits):
+        resampler = resampler or StreamResampler(from_hz, rate_hz)
+        yield resampler.push(block[0] if channel == "first" else block.mean(axis=0, dtype=np.float32))
+    if resampler is not None:
+        yield resampler.flush()
 
 
 def _blocks(data: bytes, limits: _Limits) -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -193,7 +232,9 @@ def _blocks(data: bytes, limits: _Limits) -> Iterator[tuple[NDArray[np.float32],
                 block = _to_float(frame)
                 limits.count(block, rate_hz)
                 if block.shape[1]:
+                    limits.pause()
                     yield block, rate_hz
+                    limits.resume()
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise broken from error
 
