@@ -8,9 +8,11 @@ numbers beyond double precision) is refused before any of it reaches a model.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
+from collections.abc import AsyncGenerator
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,7 +25,7 @@ from cadence.errors import (
     UnsupportedMediaType,
 )
 
-__all__ = ["MAX_DEPTH", "parse_json", "read_body", "read_json"]
+__all__ = ["MAX_DEPTH", "body_chunks", "check_text", "parse_json", "read_body", "read_json"]
 
 MAX_DEPTH = 32
 _EXACT = 2.0**53  # beyond, doubles are no longer exact integers
@@ -54,6 +56,19 @@ async def read_body(request: Request, *, max_bytes: int, stall_s: float) -> byte
     """Read a body, whether or not its length was declared.
 
     Raises:
+        PayloadTooLarge, RequestTimeout, RequestAborted: see `body_chunks`.
+    """
+    body = bytearray()
+    async with contextlib.aclosing(body_chunks(request, max_bytes=max_bytes, stall_s=stall_s)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+    return bytes(body)
+
+
+async def body_chunks(request: Request, *, max_bytes: int, stall_s: float) -> AsyncGenerator[bytes, None]:
+    """A body as it comes.
+
+    Raises:
         PayloadTooLarge: more than `max_bytes`, declared or sent.
         RequestTimeout: nothing came for `stall_s` seconds.
         RequestAborted: the client left.
@@ -62,17 +77,18 @@ async def read_body(request: Request, *, max_bytes: int, stall_s: float) -> byte
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise too_large
-    body = bytearray()
+    num_bytes = 0
     stream = request.stream()
     try:
         while True:
             async with asyncio.timeout(stall_s):
                 chunk = await anext(stream, None)
             if chunk is None:
-                return bytes(body)
-            if len(body) + len(chunk) > max_bytes:
+                return
+            num_bytes += len(chunk)
+            if num_bytes > max_bytes:
                 raise too_large
-            body += chunk
+            yield chunk
     except TimeoutError:
         raise RequestTimeout(f"Nothing of the body came for {stall_s:g} seconds.") from None
     except ClientDisconnect:
@@ -114,7 +130,7 @@ def _check_values(value: Any) -> None:
     while stack:
         item, depth = stack.pop()
         if isinstance(item, str):
-            _check_text(item)
+            check_text(item)
             continue
         if not isinstance(item, dict | list):
             continue
@@ -127,7 +143,8 @@ def _check_values(value: Any) -> None:
             stack += ((child, depth + 1) for child in item)
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+    """Refuse what no text may hold; raises InvalidRequest."""
     if "\0" in text:
         raise InvalidRequest("The body holds a NUL character in a text.", code="invalid_text")
     if text.isascii():
