@@ -16,7 +16,8 @@ class ThinkerConfig:
     """The language-model stage.
 
     `kv_cache_tokens` bounds KV memory over all sequences; None = sized from free memory, at least one
-    full context, at most `max_num_seqs` of them. `default_sampling` holds SamplingParams fields laid
+    full context, at most `max_num_seqs` of them. `enable_prefix_caching` keeps what ended sequences left in
+    it, for prompts that begin alike. `default_sampling` holds SamplingParams fields laid
     over the checkpoint's own defaults.
     """
 
@@ -27,6 +28,7 @@ class ThinkerConfig:
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None
+    enable_prefix_caching: bool = True
     default_sampling: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -44,6 +44,12 @@ class EngineMetrics:
             "vllm_omni:requests_failed", "Requests that ended in an error.", "reason"
         )
         self._prompt_tokens = self._counter("vllm_omni:prompt_tokens", "Prompt tokens read.")
+        self._prefix_queries = self._counter(
+            "vllm_omni:prefix_cache_queries", "Prompt tokens looked up among those computed before."
+        )
+        self._prefix_hits = self._counter(
+            "vllm_omni:prefix_cache_hits", "Prompt tokens that were there and not computed again."
+        )
         self._generated = self._counter("vllm_omni:generation_tokens", "Tokens generated.")
         self._continuous = self._counter(
             "vllm_omni:audio_continuity_ok", "Spoken answers without an audible gap.", "threshold_ms"
@@ -75,6 +81,8 @@ class EngineMetrics:
         """Count an answer that ended by itself; `underrun_s` None = it had no sound."""
         self._success.labels(self._model, reason).inc()
         self._prompt_tokens.labels(self._model).inc(usage.prompt_tokens)
+        self._prefix_queries.labels(self._model).inc(usage.prompt_tokens)
+        self._prefix_hits.labels(self._model).inc(usage.prompt_cached_tokens)
         self._generated.labels(self._model).inc(usage.completion_tokens)
         self._observe(self._e2e, timings.total_s)
         self._observe(self._queued, timings.queue_s)

@@ -156,10 +156,12 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Token counts; audio counts are part of the totals."""
+    """Token counts; audio counts are part of the totals, and so are cached ones: tokens of the prompt
+    that an earlier prompt had begun with, and that were not computed again."""
 
     prompt_tokens: int = 0
     prompt_audio_tokens: int = 0
+    prompt_cached_tokens: int = 0
     completion_tokens: int = 0
     completion_audio_tokens: int = 0
 
@@ -256,13 +258,15 @@ class StepOutput:
     """New ids of one sequence, in order; the last output has a finish reason and may have no ids.
 
     The id that stopped the sequence (eos, stop id) is included in `ids`. `logprobs` pairs with
-    `ids` when asked for: (logprob, ((id, logprob), ...)).
+    `ids` when asked for: (logprob, ((id, logprob), ...)). `num_cached` ids of the prompt were there
+    already, from an earlier prompt that began alike.
     """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     stop_match: int | None = None
     logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
+    num_cached: int = 0
 
 
 # ------------------------------------------------------------------ router -> token2wav

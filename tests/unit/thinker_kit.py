@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class Kit:
         self.model: StepAudio = load_step_audio(root, device=torch.device(device), dtype="float32")
         self.alone: dict[str, Answer] = {}
 
-    def core(self, **limits: int) -> ThinkerCore:
+    def core(self, **limits: Any) -> ThinkerCore:
         """An engine with room for everything, unless `limits` say otherwise."""
         settings = {"max_model_len": 2048, "kv_cache_tokens": 4096, **limits}
         return ThinkerCore(

@@ -218,6 +218,7 @@ class Answer:
         usage = Usage(
             prompt_tokens=len(plan.prompt.ids),
             prompt_audio_tokens=plan.prompt.num_audio_tokens,
+            prompt_cached_tokens=step.num_cached,
             completion_tokens=transcript.num_ids,
             completion_audio_tokens=transcript.num_codes,
         )

@@ -58,6 +58,11 @@ NO_EFFECT = {
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Requests computed at once, per stage.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Context length in tokens.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens per step of the Thinker.")
+@click.option(
+    "--enable-prefix-caching/--no-enable-prefix-caching",
+    default=None,
+    help="Compute the beginning that two prompts share only once.  [default: on]",
+)
 @click.option("--in-process", is_flag=True, help="Run both stages in this process, without workers.")
 @click.option("--allowed-origins", multiple=True, help="Browser origins that may call; several allowed.")
 @click.option("--allowed-local-media-path", help="Folder that file:// audio may come from.")
@@ -112,7 +117,7 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
         base = load_deploy_config(options["deploy_config"], say=say)
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
     token2wav = stage | _given(options, "default_voice", "default_prompt_wav")
-    thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens")
+    thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
     server = _given(options, "host", "port", "allowed_local_media_path")
     if options["url_fetch"] is not None:

@@ -173,6 +173,7 @@ def decode_output(data: Frame) -> StepOutput | AudioChunk:
         logprobs=tuple(
             (chosen, tuple((token_id, value) for token_id, value in top)) for chosen, top in data["logprobs"]
         ),
+        num_cached=data["num_cached"],
     )
 
 

@@ -15,11 +15,16 @@ def chat_usage(usages: list[Usage]) -> dict[str, Any]:
     completion = sum(usage.completion_tokens for usage in usages)
     spoken = sum(usage.completion_audio_tokens for usage in usages)
     heard = usages[0].prompt_audio_tokens
+    cached = min(usage.prompt_cached_tokens for usage in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"audio_tokens": heard, "text_tokens": prompt - heard, "cached_tokens": 0},
+        "prompt_tokens_details": {
+            "audio_tokens": heard,
+            "text_tokens": prompt - heard,
+            "cached_tokens": cached,
+        },
         "completion_tokens_details": {"audio_tokens": spoken, "text_tokens": completion - spoken},
     }
 

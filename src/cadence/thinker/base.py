@@ -30,7 +30,8 @@ class Thinker(Protocol):
         ...
 
     async def stats(self) -> dict[str, float]:
-        """Gauges now: num_running, num_waiting, kv_tokens_used, kv_tokens_total, num_preemptions, and
+        """Gauges now: num_running, num_waiting, kv_tokens_used, kv_tokens_total, kv_tokens_kept (free, but
+        findable by a prompt that begins alike), num_preemptions, num_evictions (of such blocks), and
         step_s, how long the computation under way has taken (0 = none): what shows a stage that hangs."""
         ...
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cadence.errors import CadenceError, InvalidRequest, PromptTooLong, StageFailed
 from cadence.models.step_audio import StepAudio
 from cadence.thinker.blocks import BlockPool
+from cadence.thinker.prefix import PrefixKeys, audio_digests
 from cadence.thinker.runner import ThinkerRunner
 from cadence.thinker.scheduler import Scheduler
 from cadence.thinker.sequence import Sequence
@@ -24,7 +25,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreLimits:
     """`num_ids`: ids that stand for something. `eos_ids` end any answer. `tts_max_wait` as DESIGN has it:
-    groups in a row that verbatim speech may wait before its next text id."""
+    groups in a row that verbatim speech may wait before its next text id. `reuse_prefixes`: keep the KV
+    memory of ended sequences for prompts that begin alike."""
 
     num_ids: int
     eos_ids: tuple[int, ...]
@@ -34,6 +36,7 @@ class CoreLimits:
     max_num_batched_tokens: int = 512
     block_size: int = 16
     tts_max_wait: int = 0
+    reuse_prefixes: bool = True
 
 
 class ThinkerCore:
@@ -79,8 +82,8 @@ class ThinkerCore:
             )
         return wanted or room - num_prompt
 
-    def add(self, request: ThinkerRequest, max_tokens: int) -> None:
-        """Queue a request that `check` let pass.
+    def add(self, request: ThinkerRequest, max_tokens: int, digests: tuple[bytes, ...] | None = None) -> None:
+        """Queue a request that `check` let pass; `digests` of its sound, when they are there already.
 
         Raises:
             InvalidRequest: its id is already in use.
@@ -105,10 +108,18 @@ class ThinkerCore:
             max_tokens=max_tokens,
             eos_ids=eos_ids,
             verbatim=verbatim,
+            prefix_keys=self._prefix_keys(request, digests),
         )
         sequence.start()
         self._sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
+
+    def _prefix_keys(self, request: ThinkerRequest, digests: tuple[bytes, ...] | None) -> PrefixKeys | None:
+        if not self.limits.reuse_prefixes:
+            return None
+        if digests is None:
+            digests = audio_digests(request.prompt)
+        return PrefixKeys(request.prompt.spans, digests, self.limits.block_size)
 
     def abort(self, request_id: str) -> bool:
         """Forget a sequence and free its memory; False when there is none of that id."""
@@ -146,6 +157,7 @@ class ThinkerCore:
                 self._forget(sequence, scrub=True)
                 continue
             if result.sampled is not None and result.sampled.token_id is not None:
+                self.scheduler.publish(sequence)
                 sequence.commit(result.sampled.token_id, result.sampled.logprobs)
             if sequence.finish_reason:
                 outputs.append(self._finish(sequence))
@@ -161,7 +173,9 @@ class ThinkerCore:
             "num_waiting": len(self.scheduler.waiting),
             "kv_tokens_used": pool.tokens_used,
             "kv_tokens_total": pool.tokens_total,
+            "kv_tokens_kept": pool.tokens_kept,
             "num_preemptions": self.scheduler.num_preemptions,
+            "num_evictions": pool.num_evictions,
         }
 
     def _finish(self, sequence: Sequence) -> tuple[str, StepOutput]:

@@ -23,6 +23,7 @@ from cadence.models.weights import read_json, resolve_device, total_memory_bytes
 from cadence.text import Tokenizer
 from cadence.thinker.core import CoreLimits, ThinkerCore
 from cadence.thinker.kv_cache import kv_token_bytes
+from cadence.thinker.prefix import audio_digests
 from cadence.types import StepOutput, ThinkerRequest
 
 __all__ = ["LocalThinker"]
@@ -97,7 +98,9 @@ class LocalThinker:
         """See `Thinker.generate`; the sequence joins the batch at the first `__anext__`."""
         max_tokens = self.core.check(request)
         reader = _Reader(asyncio.get_running_loop())
-        self._post(lambda: self._add(request, max_tokens, reader))
+        # An hour of sound takes a fifth of a second to digest: neither the loop nor the engine thread waits.
+        digests = await asyncio.to_thread(audio_digests, request.prompt) if request.prompt.mels else ()
+        self._post(lambda: self._add(request, max_tokens, digests, reader))
         try:
             while True:
                 item = await reader.queue.get()
@@ -182,9 +185,11 @@ class LocalThinker:
             self.core.abort(request_id)
         self._deliver([(request_id, error) for request_id in held])
 
-    def _add(self, request: ThinkerRequest, max_tokens: int, reader: _Reader) -> None:
+    def _add(
+        self, request: ThinkerRequest, max_tokens: int, digests: tuple[bytes, ...], reader: _Reader
+    ) -> None:
         try:
-            self.core.add(request, max_tokens)
+            self.core.add(request, max_tokens, digests)
         except CadenceError as error:
             _call_soon(reader.loop, lambda error=error: reader.queue.put_nowait(error))  # type: ignore[misc]
             return
@@ -253,6 +258,7 @@ def _limits(root: Path, config: ThinkerConfig, model: StepAudio, tokenizer: Toke
         max_num_batched_tokens=config.max_num_batched_tokens,
         block_size=BLOCK_SIZE,
         tts_max_wait=max_wait,
+        reuse_prefixes=config.enable_prefix_caching,
     )
 
 

@@ -85,10 +85,12 @@ class ThinkerRunner:
         return failed + (self._run(healthy) if healthy else [])
 
     def release(self, sequence: Sequence, *, scrub: bool = False) -> None:
-        """Drop what is kept for a sequence. `scrub` before its blocks are released, if they may hold NaN."""
+        """Drop what is kept for a sequence. `scrub` before its blocks are released, if they may hold NaN;
+        those it has published are known to hold none, and others may be reading them."""
         self._audio.pop(sequence.arrival, None)
-        if scrub and sequence.blocks:
-            self.memory.scrub(sequence.blocks)
+        own = sequence.blocks[sequence.num_published :]
+        if scrub and own:
+            self.memory.scrub(own)
 
     # -------------------------------------------------------------- one step
     def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:

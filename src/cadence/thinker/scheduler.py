@@ -9,6 +9,9 @@ Each step runs, in this order, within `max_num_batched_tokens`:
 A prompt's memory is taken whole at admission, so only answers can run out of it. Then the newest running
 sequence gives its memory back and waits, keeping its ids: computed again later, it goes on as if
 nothing had happened. The oldest is never put back, so there is always progress.
+
+A sequence starts behind the blocks of its beginning that an earlier one has published, and publishes its
+own once an id was sampled behind them: what lies before a finite result is itself finite.
 """
 
 from __future__ import annotations
@@ -76,6 +79,17 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
+    def publish(self, sequence: Sequence) -> None:
+        """Let others share the full blocks of a sequence; call when an id was sampled behind them."""
+        if sequence.prefix_keys is None:
+            return
+        num_full = sequence.num_computed // self.pool.block_size
+        if num_full > sequence.num_published:
+            keys = list(sequence.prefix_keys.of(sequence.ids, num_full))
+            for number in range(sequence.num_published, num_full):
+                self.pool.publish(sequence.blocks[number], keys[number])
+            sequence.num_published = num_full
+
     def schedule(self) -> list[Chunk]:
         """Plan one step; takes memory and rows, preempts. Empty only when nothing is unfinished."""
         chunks, preempted = self._plan_answers()
@@ -115,21 +129,35 @@ class Scheduler:
         """
         if not self.waiting or not self._free_rows:
             return None
-        sequence = self.waiting[0]
-        needed = self.pool.blocks_for(len(sequence.ids)) + len(self.running)
-        if needed > self.pool.num_free or not self.pool.grow(sequence.blocks, len(sequence.ids)):
+        pool, sequence = self.pool, self.waiting[0]
+        found = self._find_prefix(sequence)
+        missing = pool.blocks_for(len(sequence.ids)) - len(found)
+        if missing + pool.num_free_among(found) + len(self.running) > pool.num_free:
             return None
+        pool.share(sequence.blocks, found)
+        pool.grow(sequence.blocks, len(sequence.ids))
         self.waiting.pop(0)
         sequence.row = self._free_rows.pop()
         sequence.num_prefill = len(sequence.ids)
+        sequence.num_published = len(found)
+        sequence.num_computed = len(found) * pool.block_size
+        if not sequence.num_admissions:
+            sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
         sequence.num_admissions += 1
         self.running.append(sequence)
         return sequence
 
+    def _find_prefix(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold the beginning of a sequence; its last id is always computed, to sample from."""
+        if sequence.prefix_keys is None:
+            return []
+        num_full = (len(sequence.ids) - 1) // self.pool.block_size
+        return self.pool.find(sequence.prefix_keys.of(sequence.ids, num_full))
+
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.num_published = 0
         self.num_preemptions += 1
         self.add(sequence)
 

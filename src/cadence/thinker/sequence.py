@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
+from cadence.thinker.prefix import PrefixKeys
 from cadence.thinker.verbatim import VerbatimSpeech
 from cadence.types import FinishReason, Prompt, SamplingParams, StepOutput, ThinkerRequest
 
@@ -23,6 +24,8 @@ class Sequence:
         blocks: its KV blocks, in token order.
         num_prefill: ids there were at admission; up to here they are computed in chunks.
         num_admissions: how often it was admitted; more than once after a preemption.
+        num_published: of its blocks, how many others may share.
+        num_cached: ids of the prompt that were there already when it was first admitted.
         rng: this request's own random numbers, so that a seed gives the same answer in any batch.
         finish_reason: set once, by `commit` or `start`.
     """
@@ -35,11 +38,14 @@ class Sequence:
         max_tokens: int,
         eos_ids: Collection[int],
         verbatim: VerbatimSpeech | None = None,
+        prefix_keys: PrefixKeys | None = None,
     ) -> None:
+        """Args: `prefix_keys` names its blocks; None = they are shared with nobody."""
         self.request_id = request.request_id
         self.prompt: Prompt = request.prompt
         self.sampling: SamplingParams = request.sampling
         self.verbatim = verbatim
+        self.prefix_keys = prefix_keys
         self.arrival = arrival
         self.max_tokens = max_tokens
         self.ids = list(request.prompt.ids)
@@ -47,6 +53,8 @@ class Sequence:
         self.num_computed = 0
         self.num_prefill = self.num_prompt
         self.num_admissions = 0
+        self.num_published = 0
+        self.num_cached = 0
         self.row: int | None = None
         self.blocks: list[int] = []
         self.rng = random.Random(self.sampling.seed)
@@ -97,7 +105,7 @@ class Sequence:
         ids, logprobs = tuple(self._unsent), tuple(self._unsent_logprobs)
         self._unsent.clear()
         self._unsent_logprobs.clear()
-        return StepOutput(ids, self.finish_reason, self.stop_match, logprobs)
+        return StepOutput(ids, self.finish_reason, self.stop_match, logprobs, self.num_cached)
 
     def _push_forced(self) -> None:
         while self.verbatim and self.finish_reason is None and (forced := self.verbatim.forced()) is not None:
