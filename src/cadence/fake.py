@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import time
 import zlib
@@ -30,6 +31,7 @@ from cadence.runtime.fake_stages import FakeThinker, FakeToken2Wav, tone, voice_
 from cadence.types import (
     CODE_SAMPLES,
     INPUT_RATE_HZ,
+    NUM_CODES,
     OUTPUT_RATE_HZ,
     AudioChunk,
     AudioPart,
@@ -38,8 +40,11 @@ from cadence.types import (
     Event,
     FinishReason,
     ModelInfo,
+    Part,
+    RepeatPart,
     Request,
     SamplingParams,
+    SpeechPart,
     TextDelta,
     TextPart,
     Timings,
@@ -52,6 +57,7 @@ __all__ = ["FakeEngine", "FakeFault", "FakeThinker", "FakeToken2Wav"]
 CODES_PER_CHAR = 1
 CHUNK_CODES = 5
 AUDIO_TOKENS_PER_SECOND = 12.5
+FIRST_CODE_ID = 151_696
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class _Active:
     num_events: int = 0
     num_text: int = 0
     num_codes: int = 0
+    num_sent_codes: int = 0
+    ids: list[int] = field(default_factory=list)
     first_token_s: float | None = None
     first_audio_s: float | None = None
 
@@ -139,7 +147,8 @@ class FakeEngine:
         finished = False
         try:
             num_prompt, num_audio = self._count_prompt(request)
-            for event in _answer(request, state, num_prompt, num_audio):
+            text = answer_text(request, thinks=self._info.thinks)
+            for event in _answer(request, text, state, num_prompt, num_audio):
                 await self._pace(request, state)
                 finished = isinstance(event, Done)
                 yield event
@@ -211,7 +220,7 @@ class FakeEngine:
     def _count_prompt(self, request: Request) -> tuple[int, int]:
         """Words plus audio tokens, and the audio tokens alone; raises PromptTooLong."""
         num_audio = int(heard_s(request) * AUDIO_TOKENS_PER_SECOND)
-        num_text = 4 + sum(len(pieces(part.text)) for part in _parts(request) if isinstance(part, TextPart))
+        num_text = 4 + sum(_num_tokens(part) for part in _parts(request))
         if num_text + num_audio >= self._info.max_model_len:
             raise PromptTooLong(
                 f"The prompt has {num_text + num_audio} tokens, the limit is {self._info.max_model_len}.",
@@ -254,10 +263,32 @@ def heard_s(request: Request) -> float:
     return float(heard) / INPUT_RATE_HZ
 
 
-def answer_text(request: Request) -> str:
-    """What the fake says: the verbatim text, or an echo of the last message and the sound heard."""
+def _num_tokens(part: Part) -> int:
+    """Words, and the ids of speech in the history; sound that was heard counts apart."""
+    if isinstance(part, TextPart):
+        return len(pieces(part.text))
+    if isinstance(part, SpeechPart):
+        return len(pieces(part.text)) + len(part.codes)
+    return len(part.ids) if isinstance(part, RepeatPart) else 0
+
+
+def answer_text(request: Request, *, thinks: bool = False) -> str:
+    """What the fake says: the verbatim text, or an echo of the last message and the sound heard.
+
+    A model that `thinks` says so before a text answer; a call that was asked for gets the echo as its
+    argument, and is of the tool "echo" where the request leaves that open.
+    """
     if request.verbatim is not None:
         return request.verbatim
+    if request.call is not None:
+        name = "" if request.call else "echo\n"
+        return f"{name}{json.dumps({'text': _echo(request)})}</tool_call>"
+    if thinks and request.output == "text" and request.turn == "new":
+        return f"Let me see.\n</think>\n\n{_echo(request)}"
+    return _echo(request)
+
+
+def _echo(request: Request) -> str:
     last = request.messages[-1] if request.messages else None
     text = " ".join(p.text for p in last.content if isinstance(p, TextPart)) if last else ""
     said = [f"You said: {text}"] if text else []
@@ -266,29 +297,30 @@ def answer_text(request: Request) -> str:
     return " ".join(said) or "You said nothing."
 
 
-def _parts(request: Request) -> Iterator[TextPart | AudioPart]:
+def _parts(request: Request) -> Iterator[Part]:
     for message in request.messages:
         yield from message.content
 
 
-def _answer(request: Request, state: _Active, num_prompt: int, num_audio: int) -> Iterator[Event]:
+def _answer(request: Request, text: str, state: _Active, num_prompt: int, num_audio: int) -> Iterator[Event]:
     """Every event of one answer, Done last; only timings depend on the clock."""
     matcher = StopMatcher(request.sampling.stop)
     limit = request.sampling.max_tokens
     finish: FinishReason = "stop"
     match: str | None = None
     logprobs: list[TokenLogprob] = []
-    for piece in pieces(answer_text(request)):
+    for piece in pieces(text):
         if limit is not None and state.num_text + state.num_codes >= limit:
             finish = "length"
             break
         state.num_text += 1
+        state.ids.append(zlib.crc32(piece.encode()) % 150_000)
         state.first_token_s = state.first_token_s or _since(state)
         if request.sampling.logprobs is not None:
             logprobs.append(_logprob(piece, request.sampling.logprobs))
         result = matcher.push(piece)
         if result.text:
-            yield TextDelta(result.text, tuple(logprobs))
+            yield TextDelta(result.text, tuple(logprobs), _unsent_codes(request, state))
             logprobs.clear()
         if result.match is not None:
             match = result.match
@@ -296,15 +328,31 @@ def _answer(request: Request, state: _Active, num_prompt: int, num_audio: int) -
         if request.output == "speech":
             room = None if limit is None else limit - state.num_text - state.num_codes
             yield from _speak(request, state, piece, room)
-    if match is None and (held := matcher.flush()):
-        yield TextDelta(held, tuple(logprobs))
+    held = matcher.flush() if match is None else ""
+    codes = _unsent_codes(request, state)
+    if held or codes:
+        yield TextDelta(held, tuple(logprobs), codes)
     usage = Usage(
         prompt_tokens=num_prompt,
         prompt_audio_tokens=num_audio,
         completion_tokens=state.num_text + state.num_codes,
         completion_audio_tokens=state.num_codes,
     )
-    yield Done(finish_reason=finish, usage=usage, timings=_timings(state), stop_match=match)
+    yield Done(
+        finish_reason=finish,
+        usage=usage,
+        timings=_timings(state),
+        stop_match=match,
+        output_ids=tuple(state.ids),
+    )
+
+
+def _unsent_codes(request: Request, state: _Active) -> tuple[int, ...]:
+    """Codes written since the last delta, when the request wants them: they count up from 0."""
+    if not request.with_codes:
+        return ()
+    first, state.num_sent_codes = state.num_sent_codes, state.num_codes
+    return tuple(code % NUM_CODES for code in range(first, state.num_codes))
 
 
 def _speak(request: Request, state: _Active, piece: str, room: int | None) -> Iterator[AudioChunk]:
@@ -318,6 +366,9 @@ def _speak(request: Request, state: _Active, piece: str, room: int | None) -> It
             request.voice, request.sampling.seed, state.num_codes * CODE_SAMPLES, count * CODE_SAMPLES
         )
         num_codes -= count
+        state.ids += [
+            FIRST_CODE_ID + code % NUM_CODES for code in range(state.num_codes, state.num_codes + count)
+        ]
         state.num_codes += count
         state.first_audio_s = state.first_audio_s or _since(state)
         yield AudioChunk(samples)

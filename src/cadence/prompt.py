@@ -4,10 +4,11 @@
     think   as chat; a text answer starts inside its reasoning: ...assistant\\n\\n<think>\\n
     base    the contents one after the other, no roles
 
-A spoken answer starts with `<tts_start>`. Sound is cut into pieces of 25 s, each written as
-`<audio_start>`, one `<audio_patch>` per embedding, `<audio_end>`. Only this module writes control ids;
-what a caller wrote is spelled out as ordinary text, piece by piece as the reference does, so that no
-merge crosses from one content item into the next.
+A spoken answer starts with `<tts_start>`; one of an earlier turn is written as `interleave` has it. Sound
+is cut into pieces of 25 s, each written as `<audio_start>`, one `<audio_patch>` per embedding,
+`<audio_end>`. Only this module and `interleave` write control ids; what a caller wrote is spelled out as
+ordinary text, piece by piece as the reference does, so that no merge crosses from one content item into
+the next.
 """
 
 from __future__ import annotations
@@ -20,8 +21,21 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from cadence.audio.features import PIECE_PADDING, log_mel, num_patches
 from cadence.errors import InvalidAudio, InvalidRequest, PromptTooLong
+from cadence.interleave import interleave, repeat_speech
 from cadence.text import Tokenizer
-from cadence.types import INPUT_RATE_HZ, AudioPart, AudioSpan, Message, Prompt, TextPart
+from cadence.tokens import TEXT_MARKERS
+from cadence.types import (
+    INPUT_RATE_HZ,
+    AudioPart,
+    AudioSpan,
+    Message,
+    Part,
+    Prompt,
+    ReasoningPart,
+    RepeatPart,
+    SpeechPart,
+    TextPart,
+)
 
 if TYPE_CHECKING:
     from cadence.types import Waveform
@@ -36,6 +50,7 @@ __all__ = [
 ]
 
 Variant = Literal["chat", "base", "think"]
+Turn = Literal["new", "continue", "none"]
 
 READ_ALOUD_PROMPT = "以自然的语速读出下面的文字。\n"
 """The system prompt of /v1/audio/speech: "Read the text below at a natural pace." """
@@ -104,6 +119,35 @@ class _Draft:
         """One content item, tokenised on its own."""
         self.ids += self.tokenizer.encode(text)
 
+    def marker(self, name: str) -> None:
+        """A marker of `TEXT_MARKERS`: its id where the vocabulary has one, else spelled out."""
+        token_id: int | None = getattr(self.tokenizer.special, name)
+        if token_id is None:
+            self.text(TEXT_MARKERS[name])
+        else:
+            self.ids.append(token_id)
+
+    def part(self, part: Part, param: str) -> None:
+        """Any content item; `param` names it in errors."""
+        special = self.tokenizer.special
+        if isinstance(part, TextPart):
+            self.text(part.text)
+        elif isinstance(part, AudioPart):
+            self.audio(part.samples, param)
+        elif isinstance(part, SpeechPart):
+            self.ids += interleave(special, self.tokenizer.encode(part.text), part.codes)
+        elif isinstance(part, RepeatPart):
+            self.ids += repeat_speech(special, part.ids)
+        elif isinstance(part, ReasoningPart):
+            self.marker("think")
+            self.text(f"\n{part.text.strip()}\n")
+            self.marker("think_end")
+            self.text("\n\n")
+        else:
+            self.marker("tool_call")
+            self.text(f"function\n{part.name}\n{part.arguments}")
+            self.marker("tool_call_end")
+
     def audio(self, samples: Waveform, param: str) -> None:
         """Sound in pieces of 25 s. A last piece too short for a single embedding is left out."""
         if samples.ndim != 1 or len(samples) < MIN_AUDIO_S * INPUT_RATE_HZ:
@@ -149,11 +193,18 @@ class PromptBuilder:
         self.num_mels = num_mels
         self.max_model_len = max_model_len
 
-    def build(self, messages: Sequence[Message], output: Literal["text", "speech"]) -> Prompt:
+    def build(
+        self,
+        messages: Sequence[Message],
+        output: Literal["text", "speech"],
+        *,
+        turn: Turn = "new",
+        call: str | None = None,
+    ) -> Prompt:
         """The prompt whose continuation is the answer. Costs some ms per second of sound.
 
         A message of one text is tokenised as one piece with its role, as the reference does with string
-        content; of several parts, each is a piece.
+        content; of several parts, each is a piece. `turn` and `call` are those of `Request`.
 
         Raises:
             InvalidRequest: no messages, a bad role, or text that is not valid Unicode.
@@ -164,8 +215,12 @@ class PromptBuilder:
             raise InvalidRequest("There must be at least one message.", param="messages")
         draft = _Draft(self.tokenizer)
         for index, message in enumerate(messages):
-            self._add_message(draft, message, f"messages.{index}")
-        self._open_answer(draft, output)
+            is_open = turn == "continue" and index == len(messages) - 1
+            self._add_message(draft, message, f"messages.{index}", is_open=is_open)
+        if turn == "new":
+            self._open_answer(draft, output, call)
+        elif output == "speech":
+            draft.ids.append(self.tokenizer.special.tts_start)
         if self.max_model_len is not None and len(draft.ids) > self.max_model_len:
             raise PromptTooLong(
                 f"The prompt has {len(draft.ids)} tokens, but the model's context is {self.max_model_len}.",
@@ -179,7 +234,7 @@ class PromptBuilder:
         system = instructions if instructions and instructions.strip() else READ_ALOUD_PROMPT
         return (Message("system", (TextPart(system),)), Message("user", (TextPart(text),)))
 
-    def _add_message(self, draft: _Draft, message: Message, param: str) -> None:
+    def _add_message(self, draft: _Draft, message: Message, param: str, *, is_open: bool) -> None:
         if not _ROLE.fullmatch(message.role):
             raise InvalidRequest(
                 f"Role {message.role[:64]!r} is not a role name: letters, digits and underscores are.",
@@ -187,6 +242,8 @@ class PromptBuilder:
             )
         special, content = self.tokenizer.special, message.content
         head = "" if self.variant == "base" else f"{_ROLE_NAMES.get(message.role, message.role)}\n"
+        if head and content and isinstance(content[0], ReasoningPart):
+            head += "\n"  # as an answer that thinks is opened
         if head:
             draft.ids.append(special.bot)
         if len(content) == 1 and isinstance(content[0], TextPart):
@@ -194,16 +251,13 @@ class PromptBuilder:
         else:
             draft.text(head)
             for number, part in enumerate(content):
-                if isinstance(part, AudioPart):
-                    draft.audio(part.samples, f"{param}.content.{number}")
-                else:
-                    draft.text(part.text)
-        if head:
+                draft.part(part, f"{param}.content.{number}")
+        if head and not is_open:
             draft.ids.append(special.eot)
 
-    def _open_answer(self, draft: _Draft, output: str) -> None:
+    def _open_answer(self, draft: _Draft, output: str, call: str | None) -> None:
         special = self.tokenizer.special
-        thinks = self.variant == "think" and output == "text"
+        thinks = self.variant == "think" and output == "text" and call is None
         if self.variant != "base":
             draft.ids.append(special.bot)
             if not thinks:
@@ -216,3 +270,6 @@ class PromptBuilder:
                 draft.text("\n")
         if output == "speech":
             draft.ids.append(special.tts_start)
+        elif call is not None:
+            draft.marker("tool_call")
+            draft.text(f"function\n{call}\n" if call else "function\n")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
 
 from cadence.errors import CheckpointError, InvalidRequest
-from cadence.tokens import SpecialIds
+from cadence.tokens import TEXT_MARKERS, SpecialIds
 
 __all__ = ["Detokenizer", "Tokenizer"]
 
@@ -88,7 +88,12 @@ class Tokenizer:
             config=_read_object(root / "config.json", optional=True),
             source=path.name,
         )
-        hidden = {i for i in added if flags.get(i, True) or not special.is_text(i)}
+        shown = set(TEXT_MARKERS.values())
+        hidden = {
+            i
+            for i, name in added.items()
+            if name not in shown and (flags.get(i, True) or not special.is_text(i))
+        }
         return cls(bpe, added, hidden | {special.bot, special.eot, special.endoftext}, special=special)
 
     @property

@@ -18,7 +18,7 @@ from typing import Any
 from cadence.errors import CheckpointError
 from cadence.types import NUM_CODES
 
-__all__ = ["PADDING_CODE", "SpecialIds"]
+__all__ = ["PADDING_CODE", "TEXT_MARKERS", "SpecialIds"]
 
 PADDING_CODE = NUM_CODES  # 6561: fills an audio slot when there is nothing to say
 
@@ -33,6 +33,14 @@ _NAMES = {
     "tts_end": "<tts_end>",
     "tts_pad": "<tts_pad>",
 }
+TEXT_MARKERS = {
+    "think": "<think>",
+    "think_end": "</think>",
+    "tool_call": "<tool_call>",
+    "tool_call_end": "</tool_call>",
+}
+"""Markers that stand in visible text, where parsers look for them."""
+
 _SOUND_MARKERS = ("audio_end", "audio_patch", "tts_start", "tts_end", "tts_pad")
 
 
@@ -40,8 +48,8 @@ _SOUND_MARKERS = ("audio_end", "audio_patch", "tts_start", "tts_end", "tts_pad")
 class SpecialIds:
     """The ids that prompt, sampler and router steer by. Build with `from_vocab`.
 
-    `eos` is the tokenizer's own end token; `think` is the id of `<think>` where that is one token
-    (elsewhere it is spelled as ordinary text).
+    `eos` is the tokenizer's own end token. `think` to `tool_call_end` are the ids of the markers of reasoning
+    and of tool calls where those are tokens (elsewhere they are spelled as ordinary text).
     """
 
     bot: int
@@ -56,6 +64,9 @@ class SpecialIds:
     audio_0: int
     eos: int
     think: int | None = None
+    think_end: int | None = None
+    tool_call: int | None = None
+    tool_call_end: int | None = None
 
     @property
     def text_limit(self) -> int:
@@ -128,7 +139,14 @@ class SpecialIds:
         if eos_name not in vocab:
             raise CheckpointError(f"{source} names {eos_name!r} as its end token but has no such token.")
         _check_ranges(ids, vocab, source)
-        special = cls(**ids, eos=vocab[eos_name], think=vocab.get("<think>"))
+        special = cls(
+            **ids,
+            eos=vocab[eos_name],
+            think=vocab.get(TEXT_MARKERS["think"]),
+            think_end=vocab.get(TEXT_MARKERS["think_end"]),
+            tool_call=vocab.get(TEXT_MARKERS["tool_call"]),
+            tool_call_end=vocab.get(TEXT_MARKERS["tool_call_end"]),
+        )
         if config is not None:
             special.check_config(config, source=source)
         return special

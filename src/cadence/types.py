@@ -34,8 +34,11 @@ __all__ = [
     "ModelInfo",
     "Part",
     "Prompt",
+    "ReasoningPart",
+    "RepeatPart",
     "Request",
     "SamplingParams",
+    "SpeechPart",
     "SpeechRequest",
     "StepOutput",
     "TextDelta",
@@ -43,6 +46,7 @@ __all__ = [
     "ThinkerRequest",
     "Timings",
     "TokenLogprob",
+    "ToolCallPart",
     "Usage",
 ]
 
@@ -62,7 +66,8 @@ class SamplingParams:
 
     `top_k` <= 0 means all; `max_tokens` None means as many as the context allows; `seed` None draws
     one; `stop` strings are matched on the visible text and cut from it; `logprobs` is the number of
-    alternatives to report per token (0 = the chosen token only), None = none.
+    alternatives to report per token (0 = the chosen token only), None = none. `skip_special_tokens`
+    False shows control tokens of the text class by name.
     """
 
     temperature: float = 1.0
@@ -80,6 +85,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    skip_special_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,43 @@ class AudioPart:
     samples: Waveform
 
 
-Part: TypeAlias = TextPart | AudioPart
+@dataclass(frozen=True, slots=True)
+class SpeechPart:
+    """Speech of an earlier turn by its text and codes (0..6560): written as groups of 1 text id, 4 codes."""
+
+    text: str
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatPart:
+    """A spoken answer of this model, repeated id by id: an earlier `Done.output_ids`."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPart:
+    """What the model thought before an earlier answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A call the model made; `arguments` is JSON as it wrote it."""
+
+    name: str
+    arguments: str
+
+
+Part: TypeAlias = TextPart | AudioPart | SpeechPart | RepeatPart | ReasoningPart | ToolCallPart
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. Roles as the API names them: system, user, assistant."""
+    """One turn. Roles as the API names them (system, user, assistant), or as the model does (human,
+    tool_json_schemas, function_output, input)."""
 
     role: str
     content: tuple[Part, ...]
@@ -115,6 +152,10 @@ class Request:
     `async_chunk`: stream token chunks between the stages; None = as the server is configured.
     `deadline_s`: whole time allowed, from submission; None = the engine's default.
     `audio_seed`: seed of the sound where it is to differ from the sampling's.
+    `turn`: "new" opens an answer behind the messages, "continue" goes on with the last one, which is the
+    assistant's, "none" leaves it to the model whose turn comes.
+    `call`: the answer begins as the call of this tool, or, if empty, of one that the model names.
+    `with_codes`: deltas carry the speech codes too.
     """
 
     request_id: str
@@ -126,6 +167,9 @@ class Request:
     async_chunk: bool | None = None
     deadline_s: float | None = None
     audio_seed: int | None = None
+    turn: Literal["new", "continue", "none"] = "new"
+    call: str | None = None
+    with_codes: bool = False
 
 
 # ------------------------------------------------------------------ what a caller gets
@@ -141,10 +185,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New visible text: the answer, or for speech the transcript of what is being said."""
+    """New visible text: the answer, or for speech the transcript of what is being said.
+
+    `codes`: speech codes written since the last delta, up to a second of them, when they were asked for;
+    the text is then empty where only codes came.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +228,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The one last event of an answer. `stop_match` is the stop string or id that ended it."""
+    """The one last event of an answer. `stop_match` is the stop string or id that ended it; `output_ids`
+    is all that the model wrote, without a stop id."""
 
     finish_reason: FinishReason
     usage: Usage
     timings: Timings = field(default_factory=Timings)
     stop_match: str | int | None = None
+    output_ids: tuple[int, ...] = ()
 
 
 Event: TypeAlias = TextDelta | AudioChunk | Done
@@ -192,7 +243,8 @@ Event: TypeAlias = TextDelta | AudioChunk | Done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a running engine serves: enough for /v1/models and for validating requests."""
+    """What a running engine serves: enough for /v1/models and for validating requests. `thinks`: a text
+    answer begins inside the model's reasoning and `</think>` ends that."""
 
     model_id: str
     aliases: tuple[str, ...] = ()
@@ -200,6 +252,7 @@ class ModelInfo:
     voices: tuple[str, ...]
     can_speak: bool = True
     random_weights: bool = False
+    thinks: bool = False
     created: int = 0
 
 

@@ -25,6 +25,7 @@ LAYER = {
     "audio": 1,
     "prompt": 1,
     "router": 1,
+    "interleave": 1,
     "text": 1,
     "hub": 1,
     "models": 2,

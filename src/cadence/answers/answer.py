@@ -132,7 +132,7 @@ class Answer:
                 messages = tuple(
                     shop.prompt_builder.speech_messages(request.verbatim, _instructions(messages))
                 )
-        prompt = shop.prompt_builder.build(messages, request.output)
+        prompt = shop.prompt_builder.build(messages, request.output, turn=request.turn, call=request.call)
         return plan_request(
             dataclasses.replace(request, request_id=self._stage_id),
             prompt,
@@ -143,7 +143,12 @@ class Answer:
 
     async def _produce(self, plan: ThinkerRequest) -> Done:
         """Run both stages to the answer's own end."""
-        transcript = Transcript(self._shop.tokenizer, plan.sampling.stop)
+        transcript = Transcript(
+            self._shop.tokenizer,
+            plan.sampling.stop,
+            skip_special=plan.sampling.skip_special_tokens,
+            with_codes=self._request.with_codes,
+        )
         track = self._open_track(plan)
         try:
             last = await self._read(plan, transcript, track)
@@ -227,6 +232,7 @@ class Answer:
             usage=usage,
             timings=self._watch.timings(),
             stop_match=stop_match if stop_match is not None else step.stop_match,
+            output_ids=tuple(transcript.output_ids),
         )
 
     def _close(self, end: Done | CadenceError) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cadence.answers.stopping import StopMatcher
 from cadence.router import TokenRouter
 from cadence.text import Tokenizer
-from cadence.types import StepOutput, TextDelta, TokenLogprob
+from cadence.types import CODES_PER_SECOND, StepOutput, TextDelta, TokenLogprob
 
 __all__ = ["Transcript", "TranscriptPiece"]
 
@@ -34,18 +34,31 @@ class Transcript:
     Args:
         tokenizer: of the checkpoint.
         stops: strings that end the answer.
+        skip_special: leave control tokens out of the text.
+        with_codes: deltas carry the codes: beside new text, after every second of them, and at the end.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        *,
+        skip_special: bool = True,
+        with_codes: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._router = TokenRouter(tokenizer.special)
-        self._detokenizer = tokenizer.detokenizer()
+        self._detokenizer = tokenizer.detokenizer(skip_special=skip_special)
+        self._with_codes = with_codes
+        self._unsent_codes: list[int] = []
         self._stops = StopMatcher(stops)
         self._pending: deque[tuple[int, TokenLogprob]] = deque()  # (first character, token)
         self._num_chars = 0  # decoded so far
         self._num_shown = 0
         self.num_ids = 0
         """Ids seen, of every class."""
+        self.output_ids: list[int] = []
+        """The same without the one that stopped the answer."""
         self.num_codes = 0
         """Speech codes among them."""
 
@@ -58,6 +71,7 @@ class Transcript:
         shown = ids[:-1] if step.stop_match is not None and ids and ids[-1] == step.stop_match else ids
         for position, token_id in enumerate(shown):
             self.num_ids += 1
+            self.output_ids.append(token_id)
             routed = self._router.push((token_id,))
             codes.extend(routed.codes)
             if not routed.text_ids:
@@ -74,20 +88,26 @@ class Transcript:
         else:
             self.num_ids += len(ids) - len(shown)
         self.num_codes += len(codes)
-        return TranscriptPiece(self._show("".join(text)), codes, match)
+        if self._with_codes:
+            self._unsent_codes += codes
+        return TranscriptPiece(self._show("".join(text), ended=match is not None), codes, match)
 
     def flush(self) -> TextDelta | None:
         """What was held back, once the answer has ended without a stop match."""
         tail = self._stops.push(self._detokenizer.flush())
         held = tail.text if tail.match is not None else tail.text + self._stops.flush()
-        return self._show(held, last=True)
+        return self._show(held, last=True, ended=True)
 
-    def _show(self, text: str, *, last: bool = False) -> TextDelta | None:
+    def _show(self, text: str, *, last: bool = False, ended: bool = False) -> TextDelta | None:
         self._num_shown += len(text)
         logprobs = []
         while self._pending and (last or self._pending[0][0] < self._num_shown):
             logprobs.append(self._pending.popleft()[1])
-        return TextDelta(text, tuple(logprobs)) if text or logprobs else None
+        codes: tuple[int, ...] = ()
+        if text or ended or len(self._unsent_codes) >= CODES_PER_SECOND:
+            codes = tuple(self._unsent_codes)
+            self._unsent_codes.clear()
+        return TextDelta(text, tuple(logprobs), codes) if text or logprobs or codes else None
 
     def _spell(self, token_id: int, logprob: Logprob) -> TokenLogprob:
         chosen, top = logprob

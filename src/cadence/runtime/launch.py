@@ -82,6 +82,7 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
             voices=await token2wav.voices() if token2wav is not None else (),
             can_speak=token2wav is not None,
             random_weights=bool(model_config.get("cadence_sample", False)),
+            thinks=prompt_builder.variant == "think",
             created=int(time.time()),
         ),
         default_sampling=defaults,
