@@ -18,7 +18,7 @@ import uvicorn
 from cadence.config import ServerConfig
 from cadence.fake import FakeEngine
 from cadence.server.app import create_app
-from cadence.server.protocol import HttpProtocol
+from cadence.server.protocol import HttpProtocol, WebSocketProtocol
 
 WAIT_S = 10.0
 
@@ -55,6 +55,9 @@ def run_live(engine: FakeEngine, config: ServerConfig) -> Iterator[Live]:
         uvicorn.Config(
             app,
             http=HttpProtocol,
+            ws=WebSocketProtocol,
+            ws_max_size=config.socket_message_bytes,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -18,6 +18,7 @@ from cadence.server.errors import install_error_handlers
 from cadence.server.middleware import AdmissionMiddleware, BorderMiddleware
 from cadence.server.models import models_router
 from cadence.server.openapi import install_openapi
+from cadence.server.realtime.route import realtime_router
 from cadence.server.run import run_app
 from cadence.server.speech import speech_router
 from cadence.server.voice import voice_names
@@ -50,7 +51,7 @@ def _build(context: Context) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
-    for make_router in (models_router, voices_router, speech_router, chat_router):
+    for make_router in (models_router, voices_router, speech_router, chat_router, realtime_router):
         app.include_router(make_router(context))
     keys = KeyRing(config.api_keys)
     install_error_handlers(app)

@@ -7,11 +7,15 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from cadence.errors import Unauthorized
-from cadence.server.errors import error_response
+from cadence.server.errors import error_response, refuse_socket
 
-__all__ = ["OPEN_PATHS", "ApiKeyMiddleware", "KeyRing"]
+__all__ = ["KEY_PROTOCOL", "OPEN_PATHS", "ApiKeyMiddleware", "KeyRing"]
+
+KEY_PROTOCOL = "openai-insecure-api-key."
+"""Browsers cannot set headers on a WebSocket: they offer their key as a subprotocol of this prefix."""
 
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/version"})
 """What load balancers and orchestrators ask, without a key; none of it tells about requests."""
@@ -46,19 +50,23 @@ class ApiKeyMiddleware:
         """ASGI entry."""
         if not self._guards(scope) or self._keys.accepts(_bearer(scope)):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "Unauthorized"})
+            return
+        error = Unauthorized("A valid API key is needed: send Authorization: Bearer KEY.")
+        if scope["type"] == "http":
+            await error_response(error)(scope, receive, send)
         else:
-            message = "A valid API key is needed: send Authorization: Bearer KEY."
-            await error_response(Unauthorized(message))(scope, receive, send)
+            await refuse_socket(WebSocket(scope, receive, send), error)
 
     def _guards(self, scope: Scope) -> bool:
         return scope["type"] in ("http", "websocket") and bool(self._keys) and scope["path"] not in OPEN_PATHS
 
 
 def _bearer(scope: Scope) -> bytes:
-    """The key of the request; empty when there is none, or more than one header to choose from."""
+    """The key of the request; empty when there is none, or more than one to choose from."""
     values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if scope["type"] == "websocket":
+        keys = [name[len(KEY_PROTOCOL) :] for name in scope["subprotocols"] if name.startswith(KEY_PROTOCOL)]
+        values += [b"bearer " + key.encode("latin-1", "replace") for key in keys]
     if len(values) != 1:
         return b""
     scheme, _, key = bytes(values[0]).partition(b" ")

@@ -22,7 +22,8 @@ class Context:
     """The engine, the configuration and the server's own state.
 
     `draining`: shutting down, new work is refused. `num_inflight`: requests being read or answered.
-    `num_body_bytes`: what their bodies hold together.
+    `num_body_bytes`: what their bodies hold together. `num_sockets`: WebSockets that are open.
+    `drain_started`: set when draining begins, for those who wait for it.
     `outcomes`: how recent speech requests ended. `decoders`: places for decoding audio.
     """
 
@@ -31,6 +32,8 @@ class Context:
     draining: bool = False
     num_inflight: int = 0
     num_body_bytes: int = 0
+    num_sockets: int = 0
+    drain_started: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: Outcomes = field(default_factory=Outcomes)
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
 

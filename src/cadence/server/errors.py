@@ -15,10 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from cadence.errors import CadenceError, InternalError, InvalidRequest, NotFound, RequestError, RequestTimeout
 
-__all__ = ["as_cadence_error", "error_object", "error_response", "install_error_handlers"]
+__all__ = ["as_cadence_error", "error_object", "error_response", "install_error_handlers", "refuse_socket"]
 
 JSON = "application/json"
 _BUG = "The server failed on this request."
@@ -50,6 +51,15 @@ def error_response(error: CadenceError, headers: dict[str, str] | None = None) -
         headers["WWW-Authenticate"] = "Bearer"
     body = json.dumps({"error": error_object(error)}, ensure_ascii=False).encode()
     return Response(body, error.http_status, headers, JSON)
+
+
+async def refuse_socket(websocket: WebSocket, error: CadenceError) -> None:
+    """Answer a WebSocket's handshake with the HTTP error; where the server cannot, with a bare refusal."""
+    websocket.scope["socket_status"] = error.http_status
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(error_response(error))
+    else:
+        await websocket.close(1008, error.code)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -13,7 +13,7 @@ from cadence.errors import CadenceError, InternalError, InvalidRequest, NotReady
 from cadence.server.context import Context, new_id
 from cadence.server.errors import error_response
 
-__all__ = ["AdmissionMiddleware", "BorderMiddleware"]
+__all__ = ["AdmissionMiddleware", "BorderMiddleware", "where_of"]
 
 logger = logging.getLogger("cadence.server")
 access_logger = logging.getLogger("cadence.access")
@@ -38,6 +38,9 @@ class BorderMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -55,10 +58,24 @@ class BorderMiddleware:
         except CadenceError as error:
             await exchange.fail(error, receive)
         except Exception as error:  # noqa: BLE001 - the request border
-            logger.error("bug in request %s: %s", exchange.request_id, _where(error))
+            logger.error("bug in request %s: %s", exchange.request_id, where_of(error))
             await exchange.fail(InternalError("The server failed on this request."), receive)
         finally:
             exchange.log()
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket. Its line in the log has the code it was closed with, or the status of a refusal."""
+        request_id, started_s = new_id(), time.monotonic()
+        scope.setdefault("state", {})["request_id"] = request_id
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the request border; the socket is closed by now
+            logger.error("bug in socket %s: %s", request_id, where_of(error))
+        finally:
+            route = getattr(scope.get("route"), "path", "-")
+            seconds = time.monotonic() - started_s
+            status = scope.get("socket_status", CLIENT_LEFT)
+            access_logger.info("WS %s %d %.1f s id=%s", route, status, seconds, request_id)
 
 
 class _Exchange:
@@ -103,7 +120,7 @@ class _Exchange:
         )
 
 
-def _where(error: BaseException) -> str:
+def where_of(error: BaseException) -> str:
     """An exception's class and call path. Not its message: that may quote what the user wrote."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     path = " > ".join(

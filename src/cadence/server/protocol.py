@@ -7,13 +7,15 @@ from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from cadence.errors import InvalidRequest
 from cadence.server.errors import error_response
 
-__all__ = ["HttpProtocol"]
+__all__ = ["HttpProtocol", "WebSocketProtocol"]
 
 FIRST_REQUEST_S = 20.0
+LINGER_S = 10.0
 
 
 class HttpProtocol(H11Protocol):
@@ -36,6 +38,12 @@ class HttpProtocol(H11Protocol):
             self._silence.cancel()
         super().connection_lost(exc)
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """The connection becomes a WebSocket: its silence is another matter."""
+        if self._silence is not None:
+            self._silence.cancel()
+        super().handle_websocket_upgrade(event)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what could not be parsed as HTTP, and close."""
         response = error_response(
@@ -50,3 +58,13 @@ class HttpProtocol(H11Protocol):
         first_cycle: object = self.cycle  # None until a request's head was read
         if first_cycle is None and not self.transport.is_closing():
             self.transport.close()
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket. A peer that does not read what is left for it is not waited for longer than
+    `LINGER_S` after the end; uvicorn would keep its connection."""
+
+    async def run_asgi(self) -> None:
+        """Run the application on this connection, to its end."""
+        await super().run_asgi()
+        self.loop.call_later(LINGER_S, self.transport.abort)

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from cadence.errors import ConfigError
 from cadence.server.context import Context
-from cadence.server.protocol import HttpProtocol
+from cadence.server.protocol import HttpProtocol, WebSocketProtocol
 
 __all__ = ["run_app"]
 
@@ -44,7 +44,9 @@ async def run_app(app: FastAPI, context: Context, on_listening: Callable[[str], 
             app,
             http=HttpProtocol,  # on h11: strict, and bounds the size of headers
             h11_max_incomplete_event_size=_HEADER_BYTES,
-            ws="none",
+            ws=WebSocketProtocol,
+            ws_max_size=config.socket_message_bytes,
+            ws_per_message_deflate=False,  # sound does not shrink; its windows would cost memory
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -104,6 +106,7 @@ class _DrainingServer(uvicorn.Server):
             self.force_exit = self.should_exit = True
             return
         self._context.draining = True
+        self._context.drain_started.set()
         logger.info("%s: finishing %d requests", signal.Signals(sig).name, self._context.num_inflight)
         self._drain = asyncio.create_task(self._finish_requests())
 

@@ -1,0 +1,188 @@
+"""What was said in a session, by whom: in order, as clients see it and as the model reads it. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadence.audio.encode import pcm16
+from cadence.audio.int16 import from_int16
+from cadence.audio.resample import resample
+from cadence.errors import InvalidRequest
+from cadence.server.context import new_id
+from cadence.types import INPUT_RATE_HZ, OUTPUT_RATE_HZ, AudioPart, Message, TextPart
+from cadence.types import Part as EnginePart
+
+__all__ = ["MAX_ITEMS", "Conversation", "Item", "Part", "engine_messages"]
+
+MAX_ITEMS = 1000
+ROOT = "root"
+Status = Literal["completed", "incomplete", "in_progress"]
+
+
+@dataclass(slots=True)
+class Part:
+    """One content part. `samples`: int16 [T], 16 kHz, what was heard; `spoken_ms`: the length of speech."""
+
+    type: Literal["input_text", "input_audio", "output_text", "output_audio"]
+    text: str = ""
+    transcript: str | None = None
+    samples: NDArray[np.int16] | None = None
+    spoken_ms: int = 0
+
+    def wire(self, *, with_audio: bool = False) -> dict[str, Any]:
+        """As a client sees it; sound only where it is asked for, as 24 kHz PCM in base64."""
+        if self.type in ("input_text", "output_text"):
+            return {"type": self.type, "text": self.text}
+        shown: dict[str, Any] = {"type": self.type, "transcript": self.transcript}
+        if with_audio and self.samples is not None:
+            sound = resample(from_int16(self.samples), INPUT_RATE_HZ, OUTPUT_RATE_HZ)
+            shown["audio"] = base64.b64encode(pcm16(sound)).decode()
+        return shown
+
+    def cut(self, heard_ms: int) -> None:
+        """Forget what was not heard. Words are spread evenly over the sound, to the nearest one before."""
+        words = re.findall(r"\s*\S+", self.transcript or "")
+        kept = len(words) * heard_ms // self.spoken_ms if self.spoken_ms else 0
+        self.transcript = "".join(words[:kept])
+        self.spoken_ms = heard_ms
+
+
+@dataclass(slots=True)
+class Item:
+    """A message of a role. `forgotten`: the model does not read it any more."""
+
+    id: str
+    role: Literal["user", "assistant", "system"]
+    parts: list[Part] = field(default_factory=list)
+    status: Status = "completed"
+    forgotten: bool = False
+
+    def wire(self, *, with_audio: bool = False) -> dict[str, Any]:
+        """As a client sees it."""
+        return {
+            "id": self.id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": self.status,
+            "role": self.role,
+            "content": [part.wire(with_audio=with_audio) for part in self.parts],
+        }
+
+    @property
+    def num_samples(self) -> int:
+        """Sound held, in samples."""
+        return sum(part.samples.size for part in self.parts if part.samples is not None)
+
+
+class Conversation:
+    """Items in order. Holds at most `MAX_ITEMS` and `max_samples` of sound: the oldest make room."""
+
+    def __init__(self, max_samples: int) -> None:
+        self.id = f"conv_{new_id()}"
+        self._items: list[Item] = []
+        self._max_samples = max_samples
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, item_id: str) -> bool:
+        return any(item.id == item_id for item in self._items)
+
+    @property
+    def last_id(self) -> str | None:
+        """The newest item."""
+        return self._items[-1].id if self._items else None
+
+    def find(self, item_id: str, param: str = "item_id") -> Item:
+        """The item of that id; raises InvalidRequest."""
+        return self._items[self._index(item_id, param)]
+
+    def add(self, item: Item, after: str | None = None) -> str | None:
+        """Put an item at the end, or after another one (`root`: first).
+
+        Returns:
+            The id of the item before it.
+
+        Raises:
+            InvalidRequest: the id is taken, or there is no item to follow.
+        """
+        if item.id in self or item.id == ROOT:
+            raise InvalidRequest("There is an item with this id.", param="item.id", code="item_exists")
+        at = len(self._items)
+        if after is not None:
+            at = 0 if after == ROOT else self._index(after, "previous_item_id") + 1
+        self._items.insert(at, item)
+        return self._items[at - 1].id if at else None
+
+    def delete(self, item_id: str) -> None:
+        """Take an item out; raises InvalidRequest."""
+        del self._items[self._index(item_id, "item_id")]
+
+    def make_room(self) -> list[str]:
+        """Drop the oldest items beyond the limits; returns their ids. The newest always stays."""
+        dropped = []
+        held = sum(item.num_samples for item in self._items)
+        while len(self._items) > 1 and (len(self._items) > MAX_ITEMS or held > self._max_samples):
+            oldest = self._items.pop(0)
+            held -= oldest.num_samples
+            dropped.append(oldest.id)
+        return dropped
+
+    def forget_half(self) -> None:
+        """Let the model read only the newer half of what it reads now."""
+        read = [item for item in self._items if not item.forgotten]
+        for item in read[: len(read) // 2]:
+            item.forgotten = True
+
+    def truncate(self, item_id: str, content_index: int, heard_ms: int) -> None:
+        """Keep what was heard of a spoken answer.
+
+        Raises:
+            InvalidRequest: not an item that was spoken, or shorter than that.
+        """
+        item = self.find(item_id)
+        if item.role != "assistant":
+            raise InvalidRequest("Only answers can be truncated.", param="item_id")
+        if content_index >= len(item.parts) or item.parts[content_index].type != "output_audio":
+            raise InvalidRequest("This part of the item is no speech.", param="content_index")
+        part = item.parts[content_index]
+        if heard_ms > part.spoken_ms:
+            raise InvalidRequest(
+                f"The speech is {part.spoken_ms} ms long, shorter than {heard_ms} ms.", param="audio_end_ms"
+            )
+        part.cut(heard_ms)
+
+    def _index(self, item_id: str, param: str) -> int:
+        for i, item in enumerate(self._items):
+            if item.id == item_id:
+                return i
+        raise InvalidRequest("There is no item with this id.", param=param, code="item_not_found")
+
+
+def engine_messages(instructions: str, items: Iterable[Item]) -> tuple[Message, ...]:
+    """What the model reads: the instructions, then every item that holds something."""
+    found = [Message("system", (TextPart(instructions),))] if instructions else []
+    for item in items:
+        if content := _content(item.parts):
+            found.append(Message(item.role, content))
+    return tuple(found)
+
+
+def _content(parts: Sequence[Part]) -> tuple[EnginePart, ...]:
+    content: list[EnginePart] = []
+    for part in parts:
+        if part.samples is not None:
+            content.append(AudioPart(from_int16(part.samples)))
+        elif text := part.text or part.transcript:
+            content.append(TextPart(text))
+    return tuple(content)
