@@ -70,11 +70,14 @@ async def test_what_asks_for_speech(
         ("wav", False, True),
         ("pcm", False, True),
         ("pcm16", False, True),
-        ("mp3", False, False),
+        ("mp3", False, True),
+        ("flac", True, True),
+        ("midi", False, False),
         ("pcm16", True, True),
         ("pcm", True, True),
         (None, True, True),
-        ("wav", True, False),
+        ("wav", True, True),
+        ("midi", True, False),
     ],
 )
 async def test_formats(client: httpx.AsyncClient, name: str | None, stream: bool, works: bool) -> None:

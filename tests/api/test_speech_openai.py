@@ -7,9 +7,12 @@ import io
 import wave
 from pathlib import Path
 
+import av
+import numpy as np
 import openai
 import pytest
 
+from cadence.audio.encode import MEDIA_TYPES
 from cadence.errors import StageFailed
 from cadence.fake import FakeFault
 from cadence.types import SamplingParams
@@ -17,6 +20,13 @@ from cadence.types import SamplingParams
 from .conftest import Live, until
 
 HEADER_BYTES = 44
+
+
+def decode(data: bytes) -> tuple[np.ndarray, int]:
+    """Samples [S] of a mono file, in its own type, and the rate."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = list(container.decode(audio=0))
+    return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]), frames[0].sample_rate
 
 
 async def test_whole_body(live: Live) -> None:
@@ -61,6 +71,49 @@ async def test_streamed_and_whole_are_the_same_sound(live: Live) -> None:
     assert int(whole.response.headers["content-length"]) == len(whole.content)
 
 
+@pytest.mark.parametrize("name", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
+async def test_formats_start_before_the_end_and_play(live: Live, name: str) -> None:
+    live.engine.delay_s = 0.02
+    options = {
+        "model": "fake",
+        "voice": "default",
+        "input": "one two three four five",
+        "response_format": name,
+    }
+    async with live.openai() as client:
+        create = client.audio.speech.with_streaming_response.create
+        async with create(**options) as answer:
+            stream = answer.iter_bytes()
+            data = await anext(stream)
+            assert live.engine.num_active == 1, "the first bytes leave while the speech is being made"
+            data += b"".join([chunk async for chunk in stream])
+            assert answer.headers["content-type"] == MEDIA_TYPES[name]
+        whole = await client.audio.speech.create(**options, extra_body={"stream": False})
+    sound_s = 24 * 0.04  # the fake speaks a code for each character, at least 4 for a word
+    if name == "pcm":
+        assert data == whole.content
+        return
+    for file in (data, whole.content):
+        samples, rate_hz = decode(file)
+        assert samples.size / rate_hz == pytest.approx(sound_s, abs=1024 / 24_000)
+    if name in ("wav", "flac"):
+        assert np.array_equal(decode(data)[0], decode(whole.content)[0])
+
+
+async def test_speed_and_sample_rate(live: Live) -> None:
+    options = {"model": "fake", "voice": "default", "input": "one two three four", "response_format": "pcm"}
+    async with live.openai() as client:
+        plain = await client.audio.speech.create(**options)
+        fast = await client.audio.speech.create(**options, speed=2.0, extra_body={"sample_rate": 48_000})
+        slow = await client.audio.speech.create(**options, speed=0.25, extra_body={"sample_rate": 8_000})
+    assert len(fast.content) == len(plain.content)  # half as long, twice the rate
+    assert len(slow.content) == len(plain.content) * 4 // 3
+    assert (fast.response.headers["x-sample-rate"], slow.response.headers["x-sample-rate"]) == (
+        "48000",
+        "8000",
+    )
+
+
 async def test_sync_client(live: Live) -> None:
     def call() -> bytes:
         with openai.OpenAI(base_url=f"{live.url}/v1", api_key="EMPTY", max_retries=0) as client:
@@ -90,7 +143,7 @@ async def test_voice_object_and_openai_names(live: Live) -> None:
         ({"voice": "nobody"}, "voice"),
         ({"input": " \n"}, "input"),
         ({"response_format": "midi"}, "response_format"),
-        ({"speed": 2.0}, "speed"),
+        ({"speed": 4.5}, "speed"),
         ({"extra_body": {"ref_audio": "data:,"}}, "ref_audio"),
         ({"extra_body": {"no_such_field": 1}}, "no_such_field"),
         ({"extra_body": {"extra_params": {"top_p": 0.5}, "top_p": 0.6}}, "extra_params.top_p"),

@@ -11,7 +11,7 @@ from audio_files import tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cadence.audio.encode import ENCODERS, MEDIA_TYPES, encode_wav, make_encoder, pcm16, wav_header
+from cadence.audio.encode import encode_wav, make_encoder, pcm16, wav_header
 from cadence.audio.resample import StreamResampler, resample, resampled_length
 from cadence.errors import InvalidRequest
 
@@ -72,14 +72,13 @@ def test_a_whole_wav_is_read_by_the_standard_library() -> None:
         assert file.readframes(2_400) == pcm16(samples)
 
 
-@pytest.mark.parametrize("name", sorted(ENCODERS))
+@pytest.mark.parametrize("name", ["wav", "pcm", "flac", "mp3", "aac"])
 def test_pieces_encode_to_the_same_bytes_as_one(name: str) -> None:
     samples = tone(0.2, 24_000)
     one, many = make_encoder(name, 24_000), make_encoder(name, 24_000)
     whole = one.encode(samples) + one.flush()
     pieces = [many.encode(piece) for piece in np.array_split(samples, 7)] + [many.flush()]
     assert b"".join(pieces) == whole
-    assert one.media_type == MEDIA_TYPES[name]
 
 
 def test_a_streamed_wav_has_a_header_of_unknown_length() -> None:

@@ -5,35 +5,33 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cadence.audio.codecs import CODECS, CodecEncoder
+from cadence.audio.pcm import PcmEncoder, WavEncoder, encode_wav, pcm16, wav_header
 from cadence.errors import InvalidRequest
 
 __all__ = [
     "ENCODERS",
     "MEDIA_TYPES",
     "AudioEncoder",
-    "PcmEncoder",
-    "WavEncoder",
+    "check_format",
+    "encode_file",
     "encode_wav",
     "make_encoder",
     "pcm16",
     "wav_header",
+    "written_rate",
 ]
-
-_UNKNOWN_SIZE = 0xFFFFFFFF  # what players take as "until the end of the stream"
-_WAV_HEADER_BYTES = 44
 
 
 class AudioEncoder(Protocol):
     """State of one stream being written. Mono only."""
-
-    media_type: ClassVar[str]
 
     def encode(self, samples: NDArray[np.float32]) -> bytes:
         """Bytes for float32 [S], ±1.0 (beyond is clipped); may be empty while a frame fills."""
@@ -44,90 +42,62 @@ class AudioEncoder(Protocol):
         ...
 
 
-def pcm16(samples: NDArray[np.float32]) -> bytes:
-    """float32 [S] as 16-bit little-endian PCM: clipped to ±1, times 32767, cut towards zero."""
-    data: bytes = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
-    return data
-
-
-def wav_header(rate_hz: int, num_samples: int | None = None) -> bytes:
-    """The 44 bytes before 16-bit mono PCM; None = length not known yet (a stream)."""
-    if num_samples is None or 2 * num_samples + _WAV_HEADER_BYTES - 8 > _UNKNOWN_SIZE:
-        riff_bytes = data_bytes = _UNKNOWN_SIZE
-    else:
-        data_bytes = 2 * num_samples
-        riff_bytes = data_bytes + _WAV_HEADER_BYTES - 8
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        *(b"RIFF", riff_bytes, b"WAVE"),
-        *(b"fmt ", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16),
-        *(b"data", data_bytes),
-    )
-
-
-class PcmEncoder:
-    """Bare 16-bit little-endian mono samples."""
-
-    media_type: ClassVar[str] = "audio/pcm"
-
-    def __init__(self, rate_hz: int) -> None:
-        """Args: `rate_hz` is for the reader to know; bare samples do not carry it."""
-        self.rate_hz = rate_hz
-
-    def encode(self, samples: NDArray[np.float32]) -> bytes:
-        """Two bytes per sample."""
-        return pcm16(samples)
-
-    def flush(self) -> bytes:
-        """Nothing is ever held back."""
-        return b""
-
-
-class WavEncoder:
-    """16-bit mono WAV as a stream: a header of unknown length first, then samples."""
-
-    media_type: ClassVar[str] = "audio/wav"
-
-    def __init__(self, rate_hz: int, num_samples: int | None = None) -> None:
-        """Args: `num_samples`, when known beforehand, puts true sizes into the header."""
-        self._header = wav_header(rate_hz, num_samples)
-
-    def encode(self, samples: NDArray[np.float32]) -> bytes:
-        """The header (first call), then two bytes per sample."""
-        return self._take_header() + pcm16(samples)
-
-    def flush(self) -> bytes:
-        """The header when nothing was encoded: an empty file is still a WAV file."""
-        return self._take_header()
-
-    def _take_header(self) -> bytes:
-        header, self._header = self._header, b""
-        return header
-
-
-ENCODERS: Mapping[str, Callable[[int], AudioEncoder]] = {"wav": WavEncoder, "pcm": PcmEncoder}
+ENCODERS: Mapping[str, Callable[[int], AudioEncoder]] = {
+    "wav": WavEncoder,
+    "pcm": PcmEncoder,
+    **{name: partial(CodecEncoder, codec) for name, codec in CODECS.items()},
+}
 MEDIA_TYPES: Mapping[str, str] = {
-    "wav": WavEncoder.media_type,
-    "pcm": PcmEncoder.media_type,
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+    **{name: codec.media_type for name, codec in CODECS.items()},
 }
 
 
 def make_encoder(name: str, rate_hz: int, *, param: str = "response_format") -> AudioEncoder:
-    """An encoder for a response format.
+    """An encoder for a response format, at a rate that `written_rate` gave.
 
     Raises:
         InvalidRequest: this build cannot write it (`param` names the field at fault).
     """
-    factory = ENCODERS.get(name)
-    if factory is None:
+    check_format(name, param=param)
+    return ENCODERS[name](rate_hz)
+
+
+def check_format(name: str, *, param: str = "response_format") -> None:
+    """Raise InvalidRequest unless this build can write the format (`param` names the field at fault)."""
+    if name not in ENCODERS:
         raise InvalidRequest(
-            f"Audio format {name!r} is not supported; use one of: {', '.join(sorted(ENCODERS))}.",
+            f"Audio format {name[:40]!r} is not supported; use one of: {', '.join(sorted(ENCODERS))}.",
             param=param,
             code="unsupported_format",
         )
-    return factory(rate_hz)
 
 
-def encode_wav(samples: NDArray[np.float32], rate_hz: int) -> bytes:
-    """A whole WAV file with true sizes from float32 [S], ±1.0."""
-    return wav_header(rate_hz, samples.size) + pcm16(samples)
+def written_rate(name: str, rate_hz: int, *, param: str = "sample_rate") -> int:
+    """The rate at which a format is written where `rate_hz` is wanted.
+
+    Opus has a few rates and is played at 48 kHz whatever they are: the next higher one is taken.
+
+    Raises:
+        InvalidRequest: the format has no such rate (`param` names the field at fault).
+    """
+    codec = CODECS.get(name)
+    rate = rate_hz if codec is None else codec.rate_for(rate_hz)
+    if rate is None:
+        known = ", ".join(map(str, codec.rates_hz or ())) if codec else ""
+        raise InvalidRequest(
+            f"{name} has no sample rate of {rate_hz} Hz.",
+            param=param,
+            code="unsupported_sample_rate",
+            hint=f"Its rates are {known}.",
+        )
+    return rate
+
+
+def encode_file(name: str, samples: NDArray[np.float32], rate_hz: int) -> bytes:
+    """A whole file from float32 [S], ±1.0: the header tells its true length where the format can."""
+    if name == "wav":
+        return encode_wav(samples, rate_hz)
+    encoder = CodecEncoder(CODECS[name], rate_hz, whole=True) if name in CODECS else ENCODERS[name](rate_hz)
+    return encoder.encode(samples) + encoder.flush()

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from cadence.audio.encode import ENCODERS
 from cadence.errors import InvalidRequest
 from cadence.prompt import strip_tts_start
 from cadence.server.body import read_json
@@ -28,8 +29,7 @@ from cadence.types import Event, Message, Request
 
 __all__ = ["chat_router"]
 
-_WHOLE_FORMATS = {"wav": "wav", "pcm": "pcm", "pcm16": "pcm"}
-_STREAM_FORMATS = {"pcm": "pcm", "pcm16": "pcm"}
+_FORMATS = {**{name: name for name in ENCODERS}, "pcm16": "pcm"}
 
 
 def chat_router(context: Context) -> APIRouter:
@@ -139,13 +139,11 @@ def _asks_for_speech(body: ChatBody) -> bool:
 
 def _audio_format(body: ChatBody) -> str:
     """The encoder's name for how spoken answers are written."""
-    known = _STREAM_FORMATS if body.stream else _WHOLE_FORMATS
     asked = (body.audio.format if body.audio else None) or ("pcm16" if body.stream else "wav")
-    if asked not in known:
-        where = "a streamed" if body.stream else "an"
+    if asked not in _FORMATS:
         raise InvalidRequest(
-            f"Audio format {asked[:40]!r} is not supported for {where} answer; use {' or '.join(known)}.",
+            f"Audio format {asked[:40]!r} is not supported; use one of: {', '.join(sorted(_FORMATS))}.",
             param="audio.format",
             code="unsupported_format",
         )
-    return known[asked]
+    return _FORMATS[asked]

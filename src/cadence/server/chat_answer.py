@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cadence.audio.encode import encode_wav, pcm16
+from cadence.audio.writer import SoundShape, SoundWriter
 from cadence.errors import InternalError, RequestAborted
 from cadence.server.context import new_id
 from cadence.server.schema_answers import (
@@ -24,7 +24,7 @@ from cadence.server.schema_answers import (
     TopLogprob,
 )
 from cadence.server.usage import chat_usage
-from cadence.types import OUTPUT_RATE_HZ, AudioChunk, Done, Event, TextDelta
+from cadence.types import AudioChunk, Done, Event, TextDelta
 from cadence.types import TokenLogprob as EngineLogprob
 
 __all__ = ["ChatAnswer", "ChatShape", "finish_reason", "logprobs_of"]
@@ -36,7 +36,7 @@ _LOWEST_LOGPROB = -9999.0  # JSON has no infinity
 class ChatShape:
     """What a client asked its answer to look like.
 
-    `audio_format`: "wav" or "pcm" for a spoken answer, None for text. `text_in_content`: the text goes
+    `audio_format`: the encoder's name for a spoken answer, None for text. `text_in_content`: the text goes
     into `content`, also when it is spoken.
     """
 
@@ -103,8 +103,7 @@ class ChatAnswer:
 
     def _audio(self, transcript: str) -> AudioAnswer:
         samples = np.concatenate(self._samples)
-        as_wav = self._shape.audio_format == "wav"
-        data = encode_wav(samples, OUTPUT_RATE_HZ) if as_wav else pcm16(samples)
+        data = SoundWriter(SoundShape(format=self._shape.audio_format or "wav")).whole(samples)
         return AudioAnswer(
             id=f"audio_{new_id()}",
             data=base64.b64encode(data).decode(),

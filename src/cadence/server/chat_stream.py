@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from cadence.audio.encode import pcm16
+from cadence.audio.writer import SoundShape, SoundWriter
 from cadence.errors import CadenceError
 from cadence.server.chat_answer import ChatShape, finish_reason, logprobs_of
 from cadence.server.context import new_id
@@ -65,6 +65,7 @@ class _ChunkWriter:
         self._index = index
         self._audio_id = f"audio_{new_id()}"
         self._has_audio = False
+        self._sound = SoundWriter(SoundShape(format=shape.audio_format or "pcm"))
 
     def role(self) -> bytes:
         """The first chunk."""
@@ -81,18 +82,23 @@ class _ChunkWriter:
         return self._write(delta, modality="text", event=event)
 
     def audio(self, event: AudioChunk) -> bytes:
-        """New sound, as 16-bit PCM in base64."""
+        """New sound in base64; empty while a frame fills."""
         self._has_audio = True
-        data = base64.b64encode(pcm16(event.samples)).decode()
-        return self._write({"audio": {"id": self._audio_id, "data": data}}, modality="audio")
+        return self._data(self._sound.write(event.samples))
 
     def end(self, reason: str) -> bytes:
         """The end of the sound, if there was any, and the finish reason."""
         closing = b""
         if self._has_audio:
             expires = {"audio": {"id": self._audio_id, "expires_at": self._shape.created}}
-            closing = self._write(expires, modality="audio")
+            closing = self._data(self._sound.close()) + self._write(expires, modality="audio")
         return closing + self._write({}, reason=reason)
+
+    def _data(self, data: bytes) -> bytes:
+        if not data:
+            return b""
+        text = base64.b64encode(data).decode()
+        return self._write({"audio": {"id": self._audio_id, "data": text}}, modality="audio")
 
     def _write(
         self,

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from cadence.audio.encode import MEDIA_TYPES
 from cadence.server.schema_answers import (
     ChatCompletion,
     ErrorBody,
@@ -86,7 +87,7 @@ SPEECH_ROUTE = _post(
     "Read a text aloud",
     {
         "description": "The sound, or server-sent events with it.",
-        "content": {"audio/wav": _BINARY, "audio/pcm": _BINARY, "text/event-stream": _EVENTS},
+        "content": {**dict.fromkeys(MEDIA_TYPES.values(), _BINARY), "text/event-stream": _EVENTS},
     },
 )
 CHAT_ROUTE = _post(

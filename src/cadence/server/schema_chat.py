@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict, StringConstraints
 
+from cadence.audio.encode import ENCODERS
 from cadence.server.schema import Body, Sampling, StopStrings, Text
 from cadence.server.schema_speech import VoiceName, VoiceRef
 
@@ -107,8 +108,8 @@ class AudioOptions(Body):
     voice: VoiceName | VoiceRef | None = None
     format: str | None = Field(
         None,
-        description="Default: wav, and pcm16 when streaming, which is the only one then.",
-        json_schema_extra={"enum": ["wav", "pcm", "pcm16", None]},
+        description="Default: wav, and pcm16 when streaming.",
+        json_schema_extra={"enum": [*sorted(ENCODERS), "pcm16", None]},
     )
 
 

@@ -43,8 +43,6 @@ class SpeechBody(Sampling):
     """
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "speed": (1.0,),
-        "sample_rate": (24_000,),
         "language": ("Auto", "auto"),
         "task_type": (),
         "ref_audio": (),
@@ -85,6 +83,8 @@ class SpeechBody(Sampling):
     response_format: str | None = Field(
         None, description="Default: wav.", json_schema_extra={"enum": [*sorted(ENCODERS), None]}
     )
+    sample_rate: int | None = Field(None, ge=8_000, le=48_000, description="In Hz. Default: 24000.")
+    speed: float | None = Field(None, ge=0.25, le=4.0, description="The pitch stays. Default: 1.")
     stream: bool | None = None
     stream_format: Literal["audio", "sse"] | None = None
     max_new_tokens: SpeechTokens | None = None

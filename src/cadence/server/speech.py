@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-
-import numpy as np
 from fastapi import APIRouter
-from numpy.typing import NDArray
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from cadence.audio.encode import MEDIA_TYPES, encode_wav, make_encoder
-from cadence.errors import CadenceError, InvalidRequest, RequestError, StageFailed
-from cadence.prompt import READ_ALOUD_PROMPT
 from cadence.server.body import read_json
-from cadence.server.context import Context, new_id
-from cadence.server.errors import as_cadence_error, error_object
+from cadence.server.context import Context
 from cadence.server.openapi import SPEECH_ROUTE, errors, json_answer
-from cadence.server.sampling import speech_limit, speech_sampling
 from cadence.server.schema import parse
 from cadence.server.schema_answers import SpeechOutcome
 from cadence.server.schema_speech import SpeechBody
-from cadence.server.stream import STREAM_HEADERS, Answer, Sender, closing, sse
-from cadence.server.usage import speech_usage, usage_headers
-from cadence.server.voice import choose_voice
-from cadence.types import OUTPUT_RATE_HZ, AudioChunk, Done, Message, Request, TextPart
+from cadence.server.speech_job import SpeechJob
+from cadence.server.stream import Answer
 
 __all__ = ["speech_router"]
-
-DEFAULT_FORMAT = "wav"
-_FIELDS = {"messages": "input", "max_tokens": "max_new_tokens"}
-PCM_HEADERS = {"X-Sample-Rate": str(OUTPUT_RATE_HZ), "X-Channels": "1", "X-Bit-Depth": "16"}
 
 
 def speech_router(context: Context) -> APIRouter:
@@ -45,7 +27,7 @@ def speech_router(context: Context) -> APIRouter:
         """Read a text aloud."""
         config = context.config
         data = await read_json(request, max_bytes=config.max_body_bytes, stall_s=config.body_stall_s)
-        job = _SpeechJob(context, parse(SpeechBody, data), request.state.request_id)
+        job = SpeechJob(context, parse(SpeechBody, data), request.state.request_id)
         return Answer(job.work, stall_s=config.send_stall_s)
 
     found = json_answer(SpeechOutcome, "How it ended, or that it runs.")
@@ -57,186 +39,3 @@ def speech_router(context: Context) -> APIRouter:
         return Response(outcome.model_dump_json(), media_type="application/json")
 
     return router
-
-
-class _SpeechJob:
-    """One text to read: the request for the engine, and how the client wants the sound.
-
-    Raises:
-        InvalidRequest, NotFound: what the schema cannot check: model, voice, length, format.
-    """
-
-    def __init__(self, context: Context, body: SpeechBody, request_id: str) -> None:
-        self._engine = context.engine
-        self._outcomes = context.outcomes
-        self._request_id = request_id
-        context.check_model(body.model)
-        if not context.engine.info.can_speak:
-            raise InvalidRequest("This server answers in text only.", code="no_speech")
-        limit = context.config.max_input_chars
-        if len(body.input) > limit:
-            raise InvalidRequest(
-                f"The text has {len(body.input)} characters, the limit is {limit}.",
-                param="input",
-                code="input_too_long",
-            )
-        self._format = body.response_format or DEFAULT_FORMAT
-        self._encoder = make_encoder(self._format, OUTPUT_RATE_HZ)
-        self._headers = {"Content-Type": MEDIA_TYPES[self._format], **PCM_HEADERS}
-        self._request = _engine_request(context, body)
-        self._limit_is_own = speech_limit(body) is not None
-        self.work = self._mode(body)
-
-    def _mode(self, body: SpeechBody) -> Callable[[Sender], Awaitable[None]]:
-        """Which of the three ways to send the sound."""
-        if body.stream is False:
-            if body.stream_format == "sse":
-                raise InvalidRequest(
-                    "'stream': false cannot be answered with events.",
-                    param="stream_format",
-                    code="conflicting_fields",
-                )
-            return self._send_whole
-        events = body.stream_format == "sse" or (body.stream is True and body.stream_format is None)
-        return self._send_events if events else self._send_raw
-
-    async def _send_raw(self, sender: Sender) -> None:
-        """One chunked body. Where words were lost it breaks off: samples have no other way to say so."""
-        async with closing(self._sound()) as sound:
-            async for event in sound:
-                if isinstance(event, Done) and self._lost_words(event):
-                    raise StageFailed("The speech was cut at the server's limit.", code="length")
-                data = self._encode(event)
-                if data and not sender.started:
-                    await sender.start({**self._headers, **STREAM_HEADERS})
-                await sender.write(data)
-        await sender.finish()
-
-    async def _send_whole(self, sender: Sender) -> None:
-        """One complete body: true sizes, token counts and the finish reason in the headers."""
-        pieces: list[NDArray[np.float32]] = []
-        async with closing(self._sound()) as sound:
-            async for event in sound:
-                if isinstance(event, AudioChunk):
-                    pieces.append(event.samples)
-                else:
-                    done = event
-        body = await asyncio.to_thread(self._file, pieces)
-        headers = {**self._headers, **usage_headers(done.usage), "X-Finish-Reason": done.finish_reason}
-        await sender.whole(body, headers)
-
-    async def _send_events(self, sender: Sender) -> None:
-        """Server-sent events: deltas in base64, then one `done` or one `error`."""
-        headers = {"Content-Type": "text/event-stream; charset=utf-8", **PCM_HEADERS, **STREAM_HEADERS}
-        try:
-            async with closing(self._sound()) as sound:
-                async for event in sound:
-                    if not sender.started:
-                        await sender.start(headers)
-                    if data := self._encode(event):
-                        await sender.write(_delta(data, self._format))
-                    if isinstance(event, Done):
-                        await sender.write(_done(event))
-        except Exception as error:  # the request border: the stream itself must tell
-            if not sender.started:
-                raise
-            await sender.write(_error(error))
-            if not isinstance(error, CadenceError):
-                raise
-        await sender.finish()
-
-    def _file(self, pieces: list[NDArray[np.float32]]) -> bytes:
-        """All the sound as one file."""
-        samples = np.concatenate(pieces)
-        if self._format == "wav":
-            return encode_wav(samples, OUTPUT_RATE_HZ)
-        return self._encoder.encode(samples) + self._encoder.flush()
-
-    def _encode(self, event: AudioChunk | Done) -> bytes:
-        """The bytes of a chunk; of the end, what the encoder still holds."""
-        if isinstance(event, AudioChunk):
-            return self._encoder.encode(event.samples)
-        return self._encoder.flush()
-
-    async def _sound(self) -> AsyncIterator[AudioChunk | Done]:
-        """The sound, then Done. No sound at all is an error: silence would pass for success."""
-        heard = False
-        with self._outcomes.follow(self._request_id) as outcome, _own_field_names():
-            async with closing(self._engine.generate(self._request)) as events:
-                async for event in events:
-                    if isinstance(event, AudioChunk):
-                        heard = heard or event.samples.size > 0
-                        yield event
-                    elif isinstance(event, Done):
-                        if not heard:
-                            raise _silence(event)
-                        self._outcomes.complete(outcome, event)
-                        yield event
-
-    def _lost_words(self, done: Done) -> bool:
-        """Whether a limit that the client did not set may have cut words off.
-
-        Verbatim speech has a bound of its own, several times what its text takes: reaching that means the
-        model did not end by itself, after everything had been said.
-        """
-        if done.finish_reason == "stop" or self._limit_is_own:
-            return False
-        limit, used = self._request.sampling.max_tokens, done.usage.completion_tokens
-        context_is_full = done.usage.prompt_tokens + used >= self._engine.info.max_model_len
-        return self._request.verbatim is None or context_is_full or (limit is not None and used >= limit)
-
-
-def _engine_request(context: Context, body: SpeechBody) -> Request:
-    """What to ask of the engine. Verbatim speech brings its own prompt; instructions go before it."""
-    instructions = (Message("system", (TextPart(body.instructions),)),) if body.instructions else ()
-    messages: tuple[Message, ...] = instructions
-    verbatim = body.verbatim is not False
-    if not verbatim:
-        system = instructions or (Message("system", (TextPart(READ_ALOUD_PROMPT),)),)
-        messages = (*system, Message("user", (TextPart(body.input),)))
-    return Request(
-        request_id=f"speech-{new_id()}",
-        messages=messages,
-        output="speech",
-        verbatim=body.input if verbatim else None,
-        voice=choose_voice(context.engine.info, voice=body.voice, speaker=body.speaker),
-        sampling=speech_sampling(body, context.engine.default_sampling["speech"]),
-        async_chunk=body.async_chunk,
-    )
-
-
-@contextmanager
-def _own_field_names() -> Iterator[None]:
-    """Name the fields at fault as this endpoint does, not as the engine."""
-    try:
-        yield
-    except RequestError as error:
-        error.param = _FIELDS.get(error.param or "", error.param)
-        raise
-
-
-def _silence(done: Done) -> CadenceError:
-    """Why there was no sound at all: the client's limit, or the model."""
-    if done.finish_reason == "length":
-        message = "The limit on tokens leaves no room for a sound."
-        return InvalidRequest(message, param="max_new_tokens", code="no_audio")
-    return StageFailed("The model ended without a sound.", code="no_audio")
-
-
-def _delta(data: bytes, name: str) -> bytes:
-    event = "speech.audio.delta"
-    audio = base64.b64encode(data).decode()
-    return sse({"type": event, "audio": audio, "response_format": name}, event=event)
-
-
-def _done(done: Done) -> bytes:
-    event = "speech.audio.done"
-    usage = speech_usage(done.usage)
-    return sse({"type": event, "usage": usage, "finish_reason": done.finish_reason}, event=event)
-
-
-def _error(error: Exception) -> bytes:
-    """The last event of a failed stream: what was sent is not the whole and should be thrown away."""
-    event = "speech.audio.error"
-    told = {**error_object(as_cadence_error(error)), "partial_audio": True, "action": "discard"}
-    return sse({"type": event, "error": told}, event=event)
