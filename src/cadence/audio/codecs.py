@@ -35,7 +35,8 @@ class Codec:
     `rates_hz`: what it can carry, None = any. `any_rate`: it has no rate of its own to a listener, so a
     rate it cannot carry is written at the next higher one. `bits_per_s`: by the rate it begins at.
     `delay`: samples that a decoder gives before the first one, where no header says so. `lead`: silence that
-    brings them to whole frames. `header_tells`: the header of a whole file does say so.
+    brings them to whole frames, `trim_options` what lets those be left out. `header_tells`: the header of a
+    whole file does say so.
     """
 
     media_type: str
@@ -46,7 +47,7 @@ class Codec:
     any_rate: bool = False
     bits_per_s: Mapping[int, int] = field(default_factory=dict)
     container_options: Mapping[str, str] = field(default_factory=dict)
-    stream_options: Mapping[str, str] = field(default_factory=dict)
+    trim_options: Mapping[str, str] = field(default_factory=dict)
     delay: int = 0
     lead: int = 0
     header_tells: bool = False
@@ -68,7 +69,7 @@ CODECS: Mapping[str, Codec] = {
         rates_hz=_MPEG_RATES,
         bits_per_s={0: 48_000, 16_000: 96_000, 32_000: 128_000},
         # Without a reservoir no frame needs an earlier one's bits, so the first ones can be left out.
-        stream_options={"reservoir": "0"},
+        trim_options={"reservoir": "0"},
         delay=1105,  # 576 of the encoder, 529 of any decoder
         lead=47,  # 1105 + 47 = 1152: one frame, or two of the low rates
         header_tells=True,
@@ -109,19 +110,8 @@ class CodecEncoder:
         self._codec, self._rate_hz = codec, rate_hz
         self._trims = codec.delay > 0 and not (whole and codec.header_tells)
         self._sink = io.BytesIO() if whole else _Sink()
-        options = {"flush_packets": "1", **codec.container_options}
-        self._container: Any = av.open(self._sink, "w", format=codec.container, options=options)
-        self._stream = self._container.add_stream(
-            codec.name, rate=rate_hz, options={} if whole else dict(codec.stream_options)
-        )
-        context = self._stream.codec_context
-        context.layout, context.format = "mono", codec.layout
-        if codec.bits_per_s:
-            context.bit_rate = max(
-                (start, bits) for start, bits in codec.bits_per_s.items() if start <= rate_hz
-            )[1]
-        context.open()
-        self._blocks = Blocks(context.frame_size)
+        self._container, self._stream = _open(codec, rate_hz, self._sink, trims=self._trims)
+        self._blocks = Blocks(self._stream.codec_context.frame_size)
         self._num_in = 0  # samples handed to the codec, the lead included
         self._num_decoded = 0  # what a decoder makes of the packets so far, those left out included
         self._push(np.zeros(codec.lead if self._trims else 0, np.float32))
@@ -172,6 +162,20 @@ class CodecEncoder:
 
     def _take(self) -> bytes:
         return self._sink.take() if isinstance(self._sink, _Sink) else b""
+
+
+def _open(codec: Codec, rate_hz: int, sink: Any, *, trims: bool) -> tuple[Any, Any]:
+    """libav's container and stream, ready to take frames."""
+    options = {"flush_packets": "1", **codec.container_options}
+    container: Any = av.open(sink, "w", format=codec.container, options=options)
+    settings = dict(codec.trim_options) if trims else {}
+    stream: Any = container.add_stream(codec.name, rate=rate_hz, options=settings)
+    stream.codec_context.layout, stream.codec_context.format = "mono", codec.layout
+    if codec.bits_per_s:
+        starts = [start for start in codec.bits_per_s if start <= rate_hz]
+        stream.codec_context.bit_rate = codec.bits_per_s[max(starts)]
+    stream.codec_context.open()
+    return container, stream
 
 
 class _Sink(io.RawIOBase):

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cadence.audio.encode import PcmEncoder
+from cadence.audio.pcm import PcmEncoder
 from cadence.doctor.checkpoint import Parts
 from cadence.doctor.golden import GoldenFile
 from cadence.doctor.report import Report
