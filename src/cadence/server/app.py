@@ -21,6 +21,7 @@ from cadence.server.openapi import install_openapi
 from cadence.server.realtime.route import realtime_router
 from cadence.server.run import run_app
 from cadence.server.speech import speech_router
+from cadence.server.speech_stream.route import speech_stream_router
 from cadence.server.voice import voice_names
 from cadence.server.voices import voices_router
 
@@ -51,7 +52,14 @@ def _build(context: Context) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
-    for make_router in (models_router, voices_router, speech_router, chat_router, realtime_router):
+    for make_router in (
+        models_router,
+        voices_router,
+        speech_router,
+        chat_router,
+        realtime_router,
+        speech_stream_router,
+    ):
         app.include_router(make_router(context))
     keys = KeyRing(config.api_keys)
     install_error_handlers(app)

@@ -48,9 +48,10 @@ class SpeechJob:
                 param="input",
                 code="input_too_long",
             )
-        self._shape = _shape(body)
-        self._writer = SoundWriter(self._shape)
-        self._headers = sound_headers(self._shape)
+        self.shape = _shape(body)
+        """How the sound is written."""
+        self._writer = SoundWriter(self.shape)
+        self._headers = sound_headers(self.shape)
         self._request = _engine_request(context, body)
         self._limit_is_own = speech_limit(body) is not None
         self.work = self._mode(body)
@@ -70,15 +71,25 @@ class SpeechJob:
 
     async def _send_raw(self, sender: Sender) -> None:
         """One chunked body. Where words were lost it breaks off: samples have no other way to say so."""
+        async with closing(self.stream()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Done):
+                    break
+                if not sender.started:
+                    await sender.start({**self._headers, **STREAM_HEADERS})
+                await sender.write(piece)
+        await sender.finish()
+
+    async def stream(self) -> AsyncIterator[bytes | Done]:
+        """The bytes as they are made, then how it ended; raises StageFailed where words were lost."""
         async with closing(self._sound()) as sound:
             async for event in sound:
                 if isinstance(event, Done) and self._lost_words(event):
                     raise StageFailed("The speech was cut at the server's limit.", code="length")
-                data = await self._encode(event)
-                if data and not sender.started:
-                    await sender.start({**self._headers, **STREAM_HEADERS})
-                await sender.write(data)
-        await sender.finish()
+                if data := await self._encode(event):
+                    yield data
+                if isinstance(event, Done):
+                    yield event
 
     async def _send_whole(self, sender: Sender) -> None:
         """One complete body: true sizes, token counts and the finish reason in the headers."""
@@ -106,7 +117,7 @@ class SpeechJob:
                     if not sender.started:
                         await sender.start(headers)
                     if data := await self._encode(event):
-                        await sender.write(_delta(data, self._shape.format))
+                        await sender.write(_delta(data, self.shape.format))
                     if isinstance(event, Done):
                         await sender.write(_done(event))
         except Exception as error:  # the request border: the stream itself must tell
@@ -125,7 +136,7 @@ class SpeechJob:
                 self._writer.write(event.samples) if isinstance(event, AudioChunk) else self._writer.close()
             )
 
-        return write() if self._shape.plain else await asyncio.to_thread(write)
+        return write() if self.shape.plain else await asyncio.to_thread(write)
 
     async def _sound(self) -> AsyncIterator[AudioChunk | Done]:
         """The sound, then Done. No sound at all is an error: silence would pass for success."""
