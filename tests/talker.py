@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,12 +16,18 @@ _VOWELS = np.array(
 _F4_HZ = 3500.0
 _BANDWIDTHS_HZ = (60.0, 90.0, 150.0, 250.0)
 _BREATH = 0.0005
+_TOP_HZ = 4000.0
 
 
 def talk(
     seconds: float, *, seed: int = 0, rate_hz: int = 16_000, pitch_hz: float = 120.0
 ) -> NDArray[np.float32]:
     """Syllables without words, float32 [T], ±0.5: gliding vowels, then a hiss or a short stop."""
+    return _talk(seconds, seed, rate_hz, pitch_hz).copy()
+
+
+@lru_cache(maxsize=64)
+def _talk(seconds: float, seed: int, rate_hz: int, pitch_hz: float) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     num_samples = round(seconds * rate_hz)
     sound = np.zeros(0)
@@ -39,9 +47,8 @@ def _vowel(rng: np.random.Generator, rate_hz: int, pitch_hz: float) -> NDArray[n
     start, end = _VOWELS[rng.integers(len(_VOWELS), size=2)]
     formants = [*np.linspace(start, end, size).T, np.full(size, _F4_HZ)]
     sound = np.zeros(size)
-    for k in range(1, int(0.45 * rate_hz / pitch_hz)):
-        heard = k * melody < 0.47 * rate_hz
-        sound += heard * _resonance(k * melody, formants) / k * np.sin(k * phase)
+    for k in range(1, int(_TOP_HZ / pitch_hz)):
+        sound += _resonance(k * melody, formants) / k * np.sin(k * phase)
     rise_and_fall = np.minimum(1, np.minimum(time / 0.03, (time[-1] - time) / 0.05))
     return 0.5 * rng.uniform(0.6, 1) * rise_and_fall * sound / np.abs(sound).max()
 

@@ -81,6 +81,9 @@ class ServerConfig:
     At most `max_sockets` WebSockets are open. One is closed after `socket_idle_s` without a message from
     its client, a realtime session after `session_s` in all. A spoken turn lasts `max_turn_s` at most; of
     what a session has heard, the newest `session_audio_s` are kept.
+
+    Recordings to transcribe may be `max_recording_s` long; `max_pieces_inflight` pieces of one are with the
+    model at once.
     """
 
     host: str = "127.0.0.1"
@@ -90,6 +93,8 @@ class ServerConfig:
     max_body_bytes: int = 64 << 20
     max_audio_s: float = 3600.0
     max_audio_bytes: int = 256 << 20
+    max_recording_s: float = 6 * 3600.0
+    max_pieces_inflight: int = 4
     max_input_chars: int = 100_000
     max_inflight: int = 512
     body_stall_s: float = 20.0

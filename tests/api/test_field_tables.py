@@ -25,6 +25,7 @@ import pytest
 from cadence.audio.encode import encode_wav
 from cadence.server.schema import Body
 from cadence.server.schema_chat import ChatBody
+from cadence.server.schema_listen import TranscriptionForm, TranslationForm
 from cadence.server.schema_speech import SpeechBody
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -48,12 +49,18 @@ class Endpoint:
     multipart: bool = False
 
 
+FILE = {"file": "@hello.wav"}
+
 # One entry per table of the page.
 ENDPOINTS = {
     "POST /v1/audio/speech": Endpoint({"input": "Hello."}, fields_of(SpeechBody)),
     "POST /v1/chat/completions": Endpoint(
         {"messages": [{"role": "user", "content": "Hello."}]}, fields_of(ChatBody)
     ),
+    "POST /v1/audio/transcriptions": Endpoint(
+        FILE, fields_of(TranscriptionForm) | FILE.keys(), multipart=True
+    ),
+    "POST /v1/audio/translations": Endpoint(FILE, fields_of(TranslationForm) | FILE.keys(), multipart=True),
 }
 
 

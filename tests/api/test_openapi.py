@@ -24,6 +24,8 @@ PATHS = {
     "/v1/models/{model_id}",
     "/v1/audio/speech",
     "/v1/audio/speech/{request_id}",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
     "/v1/chat/completions",
 }
 

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 import cadence.cli.chat
 import cadence.cli.speech
+import cadence.cli.transcribe
 from cadence.cli import COMMANDS, default_model, main
 from cadence.cli.backend import connect
 from cadence.cli.options import ServeCommand
@@ -197,8 +198,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Handler], list[httpx.Re
             ) as client:
                 yield client
 
-        monkeypatch.setattr(cadence.cli.speech, "connect", fake_connect)
-        monkeypatch.setattr(cadence.cli.chat, "connect", fake_connect)
+        for module in (cadence.cli.speech, cadence.cli.transcribe, cadence.cli.chat):
+            monkeypatch.setattr(module, "connect", fake_connect)
         return seen
 
     return install
@@ -240,16 +241,40 @@ def test_say_tells_when_the_speech_was_cut(server: Any, tmp_path: Path) -> None:
     assert answer.exit_code == 0 and "cut at its limit" in answer.stderr
 
 
-def test_transcribe_sends_the_file_and_prints_the_text(server: Any, tmp_path: Path) -> None:
-    choice = {"message": {"content": "good morning"}, "finish_reason": "length"}
-    seen = server(lambda _: httpx.Response(200, json={"choices": [choice]}))
+def test_transcribe_prints_the_text_as_it_comes(server: Any, tmp_path: Path) -> None:
+    events = [
+        {"type": "transcript.text.delta", "delta": "good"},
+        {"type": "transcript.text.delta", "delta": " morning"},
+        {"type": "transcript.text.done", "text": "good morning", "finish_reason": "length"},
+    ]
+    seen = server(lambda _: httpx.Response(200, text="".join(f"data: {json.dumps(e)}\n\n" for e in events)))
     file = tmp_path / "in.flac"
     file.write_bytes(b"abc")
-    answer = CliRunner().invoke(main, ["transcribe", str(file)])
-    assert answer.stdout == "good morning\n" and "Cut off" in answer.stderr
-    body = json.loads(seen[0].content)
-    part = body["messages"][1]["content"][0]["input_audio"]
-    assert (part["format"], base64.b64decode(part["data"]), body["modalities"]) == ("flac", b"abc", ["text"])
+    answer = CliRunner().invoke(main, ["transcribe", str(file), "--language", "en", "--max-tokens", "9"])
+    assert answer.stdout == "good morning\n" and "cut off" in answer.stderr
+    assert seen[0].url.path == "/v1/audio/transcriptions" and b"abc" in seen[0].content
+    for name, value in (("language", "en"), ("max_completion_tokens", "9"), ("stream", "true")):
+        assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in seen[0].content
+
+
+def test_transcribe_writes_subtitles(server: Any, tmp_path: Path) -> None:
+    seen = server(lambda _: httpx.Response(200, text="WEBVTT\n\n"))
+    (tmp_path / "in.wav").write_bytes(b"abc")
+    arguments = ["transcribe", str(tmp_path / "in.wav"), "--translate", "-o", str(tmp_path / "out.vtt")]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert (tmp_path / "out.vtt").read_text() == "WEBVTT\n\n"
+    assert seen[0].url.path == "/v1/audio/translations"
+    assert b'name="response_format"\r\n\r\nvtt' in seen[0].content
+
+
+def test_transcribe_shows_what_went_wrong(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.wav").write_bytes(b"abc")
+    server(lambda _: httpx.Response(400, json={"error": {"message": "No sound."}}))
+    answer = CliRunner().invoke(main, ["transcribe", str(tmp_path / "in.wav")])
+    assert answer.exit_code == 2 and "No sound." in answer.stderr
+    server(lambda _: httpx.Response(200, text='data: {"error": {"message": "It broke."}}\n\n'))
+    answer = CliRunner().invoke(main, ["transcribe", str(tmp_path / "in.wav")])
+    assert answer.exit_code == 2 and "It broke." in answer.stderr
 
 
 def test_voices_are_listed_in_either_shape(server: Any) -> None:

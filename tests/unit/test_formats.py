@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from audio_files import tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audio_files import tone
 from cadence.audio.encode import CODECS, ENCODERS, MEDIA_TYPES
 from cadence.audio.tempo import StreamTempo, stretched_length
 from cadence.audio.writer import SoundShape, SoundWriter

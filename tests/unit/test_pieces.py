@@ -78,7 +78,7 @@ def test_cuts_fall_in_pauses() -> None:
 
 
 def test_without_a_pause_the_quietest_moment_is_taken() -> None:
-    sound = talk(30.0)
+    sound = np.tile(talk(6.0), 5)
     sound[20 * RATE_HZ : 20 * RATE_HZ + 4000] *= 0.01
     splitter = Splitter(SplitPolicy())
     whole = sound[: sound.size // FRAME_SAMPLES * FRAME_SAMPLES]
@@ -92,7 +92,7 @@ def test_a_real_detector_on_a_made_recording() -> None:
             np.zeros(7 * RATE_HZ),
             talk(4.0),
             np.zeros(9 * RATE_HZ),
-            talk(40.0, seed=1),
+            np.tile(talk(8.0, seed=1), 5),
             np.zeros(3 * RATE_HZ + 77),
         ]
     ).astype(np.float32)
@@ -107,7 +107,7 @@ def test_a_real_detector_on_a_made_recording() -> None:
         np.testing.assert_array_equal(sound[piece.start : piece.start + piece.samples.size], piece.samples)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.01, 5.0, 60.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 5.0, 20.0])
 def test_silence_has_no_pieces(seconds: float) -> None:
     silence = np.zeros(int(seconds * RATE_HZ), np.float32)
     assert list(split([silence], SpeechDetector(), SplitPolicy())) == []

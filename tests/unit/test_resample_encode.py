@@ -7,10 +7,10 @@ import wave
 
 import numpy as np
 import pytest
-from audio_files import tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audio_files import tone
 from cadence.audio.encode import encode_wav, make_encoder, pcm16, wav_header
 from cadence.audio.resample import StreamResampler, resample, resampled_length
 from cadence.errors import InvalidRequest

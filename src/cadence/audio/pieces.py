@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from cadence.audio.vad import FRAME_S, FRAME_SAMPLES
 
-__all__ = ["Detector", "Piece", "SplitPolicy", "Splitter", "split"]
+__all__ = ["Cutter", "Detector", "Piece", "SplitPolicy", "Splitter", "split"]
 
 Floats = NDArray[np.float32]
 _BATCH_SAMPLES = 32 * FRAME_SAMPLES  # about a second is looked at in one go
+_FORGET = 0.97  # of the loudest moment, with each batch: half of it is forgotten in 23 s
+_MAX_GAIN = 30.0
 _QUIET_FRAMES = 7  # 0.2 s around a moment say how quiet it is
 
 
@@ -74,21 +76,44 @@ class Piece:
 
 def split(blocks: Iterable[Floats], detector: Detector, policy: SplitPolicy) -> Iterator[Piece]:
     """Cut a recording that comes in blocks of any size (float32 [S], 16 kHz) while it is read."""
-    splitter = Splitter(policy)
-    waiting: list[Floats] = []
-    num_waiting = 0
+    cutter = Cutter(detector, policy)
     for block in blocks:
-        waiting.append(block)
-        num_waiting += block.size
-        if num_waiting >= _BATCH_SAMPLES:
-            sound = np.concatenate(waiting)
-            whole = sound.size - sound.size % FRAME_SAMPLES
-            yield from splitter.push(sound[:whole], detector.push(sound[:whole]))
-            waiting, num_waiting = [sound[whole:]], sound.size - whole
-    rest = np.concatenate(waiting) if waiting else np.zeros(0, np.float32)
-    padded = np.pad(rest, (0, -rest.size % FRAME_SAMPLES))
-    yield from splitter.push(padded, detector.push(padded))
-    yield from splitter.flush(padded.size - rest.size)
+        yield from cutter.push(block)
+    yield from cutter.flush()
+
+
+class Cutter:
+    """Listens for speech in one recording and cuts it, block by block.
+
+    The detector hears faint recordings louder: their loudest moment so far, slowly forgotten, is brought
+    to half of full scale. The pieces stay as they are.
+    """
+
+    def __init__(self, detector: Detector, policy: SplitPolicy) -> None:
+        """Args: a detector that has heard nothing yet, and how to cut."""
+        self._detector = detector
+        self._splitter = Splitter(policy)
+        self._waiting = np.zeros(0, np.float32)
+        self._peak = 0.0
+
+    def push(self, block: Floats) -> list[Piece]:
+        """Take float32 [S], any S; the pieces that are complete now."""
+        sound = np.concatenate((self._waiting, block))
+        whole = sound.size - sound.size % _BATCH_SAMPLES
+        self._waiting = sound[whole:]
+        batches = sound[:whole].reshape(-1, _BATCH_SAMPLES)
+        return [piece for batch in batches for piece in self._hear(batch)]
+
+    def flush(self) -> list[Piece]:
+        """The end of the recording."""
+        rest = self._waiting
+        padded = np.pad(rest, (0, -rest.size % FRAME_SAMPLES))
+        return [*self._hear(padded), *self._splitter.flush(padded.size - rest.size)]
+
+    def _hear(self, sound: Floats) -> list[Piece]:
+        self._peak = max(_FORGET * self._peak, float(np.abs(sound).max(initial=0.0)))
+        gain = min(max(1.0, 0.5 / max(self._peak, 1e-9)), _MAX_GAIN)
+        return self._splitter.push(sound, self._detector.push(np.float32(gain) * sound))
 
 
 class Splitter:

@@ -21,7 +21,7 @@ __all__ = ["main"]
 COMMANDS = {
     "serve": ("cadence.cli.serve", "serve", "Serve a model over the OpenAI API."),
     "say": ("cadence.cli.speech", "say", "Speak a text into an audio file."),
-    "transcribe": ("cadence.cli.speech", "transcribe", "Write down what an audio file says."),
+    "transcribe": ("cadence.cli.transcribe", "transcribe", "Write down what an audio file says."),
     "chat": ("cadence.cli.chat", "chat", "Talk with the model in the terminal."),
     "voices": ("cadence.cli.speech", "voices", "List the voices."),
     "bench": ("cadence.bench.command", "bench", "Measure a running server."),

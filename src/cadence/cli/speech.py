@@ -1,4 +1,4 @@
-"""`cadence say`, `transcribe` and `voices`: one request each."""
+"""`cadence say` and `voices`: one request each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 
 import click
 
-from cadence.cli.backend import audio_part, connect, connection_options, failure, say_err
+from cadence.cli.backend import connect, connection_options, failure, say_err
 from cadence.errors import InvalidRequest
 
-__all__ = ["say", "transcribe", "voices"]
+__all__ = ["say", "voices"]
 
-# StepFun's own task prompt for speech recognition: "Write down the speech you hear."
-ASR_PROMPT = "请记录下你所听到的语音内容。"
 FORMATS = ("wav", "mp3", "opus", "flac", "aac", "pcm")
 SUFFIXES = {".ogg": "opus", ".m4a": "aac"} | {f".{name}": name for name in FORMATS}
 
@@ -84,37 +82,6 @@ def _format(output: Path, to_stdout: bool) -> str:
             f"Cannot tell the audio format of {output}: use a suffix of {', '.join(SUFFIXES)}."
         )
     return name
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--prompt", default=ASR_PROMPT, help="System prompt.  [default: the model's own for recognition]"
-)
-@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0.0, 2.0), default=0.0, show_default=True)
-@connection_options
-def transcribe(**options: Any) -> None:
-    """Write down what the audio FILE says. Any common format, any sample rate."""
-    asyncio.run(_transcribe(options))
-
-
-async def _transcribe(options: dict[str, Any]) -> None:
-    sound = audio_part(options["file"])
-    body = {
-        "messages": [{"role": "system", "content": options["prompt"]}, {"role": "user", "content": [sound]}],
-        "modalities": ["text"],
-        "temperature": options["temperature"],
-        "max_tokens": options["max_tokens"],
-    }
-    async with connect(options["url"], options["model"], options["api_key"]) as client:
-        response = await client.post("/v1/chat/completions", json=body)
-    if response.is_error:
-        raise failure(response)
-    choice = response.json()["choices"][0]
-    click.echo(choice["message"]["content"])
-    if choice["finish_reason"] == "length":
-        say_err(f"Cut off at --max-tokens {options['max_tokens']}.")
 
 
 @click.command()

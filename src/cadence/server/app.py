@@ -22,6 +22,7 @@ from cadence.server.realtime.route import realtime_router
 from cadence.server.run import run_app
 from cadence.server.speech import speech_router
 from cadence.server.speech_stream.route import speech_stream_router
+from cadence.server.transcription import transcription_router
 from cadence.server.voice import voice_names
 from cadence.server.voices import voices_router
 
@@ -56,6 +57,7 @@ def _build(context: Context) -> FastAPI:
         models_router,
         voices_router,
         speech_router,
+        transcription_router,
         chat_router,
         realtime_router,
         speech_stream_router,

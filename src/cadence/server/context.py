@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cadence.audio.pieces import Detector
+from cadence.audio.vad import SpeechDetector
 from cadence.config import ServerConfig
 from cadence.engine_base import EngineClient
 from cadence.errors import NotFound
@@ -25,6 +28,7 @@ class Context:
     `num_body_bytes`: what their bodies hold together. `num_sockets`: WebSockets that are open.
     `drain_started`: set when draining begins, for those who wait for it.
     `outcomes`: how recent speech requests ended. `decoders`: places for decoding audio.
+    `make_detector`: makes what tells speech in a recording.
     """
 
     engine: EngineClient
@@ -36,6 +40,7 @@ class Context:
     drain_started: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: Outcomes = field(default_factory=Outcomes)
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
+    make_detector: Callable[[], Detector] = SpeechDetector
 
     def model_names(self) -> tuple[str, ...]:
         """Names a request may use, the model's own first."""

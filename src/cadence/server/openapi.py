@@ -23,19 +23,32 @@ from cadence.server.schema_answers import (
     Model,
     ModelList,
     SpeechOutcome,
+    Transcription,
+    Translation,
+    VerboseTranscription,
     Version,
     VoiceList,
 )
 from cadence.server.schema_chat import ChatBody
+from cadence.server.schema_listen import TranscriptionForm, TranslationForm
 from cadence.server.schema_speech import VOICES_HERE, SpeechBody
 
-__all__ = ["CHAT_ROUTE", "SPEECH_ROUTE", "errors", "install_openapi", "json_answer"]
+__all__ = [
+    "CHAT_ROUTE",
+    "SPEECH_ROUTE",
+    "TRANSCRIPTION_ROUTE",
+    "TRANSLATION_ROUTE",
+    "errors",
+    "install_openapi",
+    "json_answer",
+]
 
 _REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (ChatBody, SpeechBody)
+_BODIES: tuple[type[BaseModel], ...] = (ChatBody, SpeechBody, TranscriptionForm, TranslationForm)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     *(ChatCompletion, ErrorBody, Health, Load),
-    *(Model, ModelList, SpeechOutcome, Version, VoiceList),
+    *(Model, ModelList, SpeechOutcome, Transcription, Translation, VerboseTranscription),
+    *(Version, VoiceList),
 )
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
@@ -44,7 +57,7 @@ _MEANINGS = {
     404: "No such model or object.",
     408: "The client stopped sending.",
     413: "The body or the audio in it is larger than allowed.",
-    415: "The body is not JSON.",
+    415: "The body is not of the type that this route reads.",
     429: "Too many requests; see Retry-After.",
     500: "The server failed.",
     503: "Not ready, or shutting down; see Retry-After.",
@@ -68,9 +81,11 @@ def json_answer(kind: type[BaseModel], text: str) -> dict[int | str, dict[str, A
     return {200: {"description": text, "content": {"application/json": {"schema": _ref(kind)}}}}
 
 
-def _post(kind: type[BaseModel], summary: str, answer: dict[str, Any]) -> dict[str, Any]:
+def _post(
+    kind: type[BaseModel], summary: str, answer: dict[str, Any], *, media_type: str = "application/json"
+) -> dict[str, Any]:
     """Keyword arguments of a POST route."""
-    body = {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
+    body = {"required": True, "content": {media_type: {"schema": _ref(kind)}}}
     return {
         "summary": summary,
         "response_model": None,
@@ -98,6 +113,22 @@ CHAT_ROUTE = _post(
         "content": {"application/json": {"schema": _ref(ChatCompletion)}, "text/event-stream": _EVENTS},
     },
 )
+
+
+def _listening(kind: type[BaseModel], summary: str, answer: type[BaseModel]) -> dict[str, Any]:
+    """Keyword arguments of a route that reads a sound file."""
+    whole = {"anyOf": [_ref(answer), _ref(VerboseTranscription)]}
+    content = {
+        "application/json": {"schema": whole},
+        "text/plain": {"schema": {"type": "string"}},
+        "text/event-stream": _EVENTS,
+    }
+    description = {"description": "The text, with times where asked for.", "content": content}
+    return _post(kind, summary, description, media_type="multipart/form-data")
+
+
+TRANSCRIPTION_ROUTE = _listening(TranscriptionForm, "Write down what is said", Transcription)
+TRANSLATION_ROUTE = _listening(TranslationForm, "Write down what is said in English", Translation)
 
 
 def install_openapi(app: FastAPI, voices: Callable[[], list[str]], *, with_keys: bool) -> None:

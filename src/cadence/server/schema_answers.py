@@ -18,6 +18,9 @@ __all__ = [
     "Model",
     "ModelList",
     "SpeechOutcome",
+    "Transcription",
+    "Translation",
+    "VerboseTranscription",
     "Version",
     "Voice",
     "VoiceList",
@@ -165,3 +168,68 @@ class ChatCompletion(_Answer):
     model: str
     choices: list[Choice]
     usage: dict[str, Any]
+
+
+class Transcription(_Answer):
+    """What was said."""
+
+    text: str
+    logprobs: list[TextLogprob] | None = None
+    usage: TokenUsage
+
+
+class TextLogprob(_Answer):
+    """A token of the text."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenUsage(_Answer):
+    """Tokens read and written."""
+
+    type: Literal["tokens"]
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_token_details: dict[str, int]
+
+
+class Translation(_Answer):
+    """What was said, in another language."""
+
+    text: str
+
+
+class TranscriptSegment(_Answer):
+    """A stretch of speech; times in seconds."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class DurationUsage(_Answer):
+    """Seconds of sound, rounded up."""
+
+    type: Literal["duration"]
+    seconds: int
+
+
+class VerboseTranscription(_Answer):
+    """What was said, and when."""
+
+    task: Literal["transcribe", "translate"]
+    language: str
+    duration: float
+    text: str
+    segments: list[TranscriptSegment]
+    usage: DurationUsage

@@ -72,3 +72,22 @@ def video_file() -> bytes:
             )
         out.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def film(samples: NDArray[np.float32], rate_hz: int) -> bytes:
+    """An MP4 with a second of black pictures first and AAC sound."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as out:
+        picture = out.add_stream("mpeg4", rate=10)
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        sound = out.add_stream("aac", rate=rate_hz, layout="mono")
+        for _ in range(10):
+            black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            out.mux(picture.encode(black))
+        out.mux(picture.encode(None))
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = rate_hz
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    return buffer.getvalue()
