@@ -30,6 +30,7 @@ from cadence.errors import (
 from cadence.runtime.fake_stages import FakeThinker, FakeToken2Wav, tone, voice_not_found
 from cadence.types import (
     CODE_SAMPLES,
+    CODES_PER_SECOND,
     INPUT_RATE_HZ,
     NUM_CODES,
     OUTPUT_RATE_HZ,
@@ -50,6 +51,7 @@ from cadence.types import (
     Timings,
     TokenLogprob,
     Usage,
+    WordTiming,
 )
 
 __all__ = ["FakeEngine", "FakeFault", "FakeThinker", "FakeToken2Wav"]
@@ -308,10 +310,13 @@ def _answer(request: Request, text: str, state: _Active, num_prompt: int, num_au
     limit = request.sampling.max_tokens
     finish: FinishReason = "stop"
     match: str | None = None
+    text_left = 0
     logprobs: list[TokenLogprob] = []
-    for piece in pieces(text):
+    said = pieces(text)
+    for number, piece in enumerate(said):
         if limit is not None and state.num_text + state.num_codes >= limit:
             finish = "length"
+            text_left = len(said) - number
             break
         state.num_text += 1
         state.ids.append(zlib.crc32(piece.encode()) % 150_000)
@@ -327,7 +332,10 @@ def _answer(request: Request, text: str, state: _Active, num_prompt: int, num_au
             break
         if request.output == "speech":
             room = None if limit is None else limit - state.num_text - state.num_codes
+            start = state.num_codes
             yield from _speak(request, state, piece, room)
+            if request.word_timestamps and piece.strip():
+                yield TextDelta("", words=(_timing(piece, start, state.num_codes),))
     held = matcher.flush() if match is None else ""
     codes = _unsent_codes(request, state)
     if held or codes:
@@ -344,6 +352,7 @@ def _answer(request: Request, text: str, state: _Active, num_prompt: int, num_au
         timings=_timings(state),
         stop_match=match,
         output_ids=tuple(state.ids),
+        text_left=text_left if request.verbatim is not None else 0,
     )
 
 
@@ -372,6 +381,10 @@ def _speak(request: Request, state: _Active, piece: str, room: int | None) -> It
         state.num_codes += count
         state.first_audio_s = state.first_audio_s or _since(state)
         yield AudioChunk(samples)
+
+
+def _timing(piece: str, start: int, end: int) -> WordTiming:
+    return WordTiming(piece.strip(), start / CODES_PER_SECOND, end / CODES_PER_SECOND)
 
 
 def _since(state: _Active) -> float:

@@ -48,6 +48,7 @@ __all__ = [
     "TokenLogprob",
     "ToolCallPart",
     "Usage",
+    "WordTiming",
 ]
 
 INPUT_RATE_HZ = 16_000
@@ -156,6 +157,7 @@ class Request:
     assistant's, "none" leaves it to the model whose turn comes.
     `call`: the answer begins as the call of this tool, or, if empty, of one that the model names.
     `with_codes`: deltas carry the speech codes too.
+    `word_timestamps`: deltas say when each word of a spoken answer is said.
     """
 
     request_id: str
@@ -170,6 +172,7 @@ class Request:
     turn: Literal["new", "continue", "none"] = "new"
     call: str | None = None
     with_codes: bool = False
+    word_timestamps: bool = False
 
 
 # ------------------------------------------------------------------ what a caller gets
@@ -188,12 +191,23 @@ class TextDelta:
     """New visible text: the answer, or for speech the transcript of what is being said.
 
     `codes`: speech codes written since the last delta, up to a second of them, when they were asked for;
-    the text is then empty where only codes came.
+    the text is then empty where only codes came. `words`: when they were asked for, those whose place in
+    the sound has become known; they come in order, behind their text and before most of their sound.
     """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     codes: tuple[int, ...] = ()
+    words: tuple[WordTiming, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WordTiming:
+    """One spoken word, punctuation included, and where it is in the sound, in seconds."""
+
+    word: str
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +243,15 @@ class Timings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """The one last event of an answer. `stop_match` is the stop string or id that ended it; `output_ids`
-    is all that the model wrote, without a stop id."""
+    is all that the model wrote, without a stop id (empty for a text read in several pieces); `text_left`
+    counts the ids of a verbatim text that were not spoken."""
 
     finish_reason: FinishReason
     usage: Usage
     timings: Timings = field(default_factory=Timings)
     stop_match: str | int | None = None
     output_ids: tuple[int, ...] = ()
+    text_left: int = 0
 
 
 Event: TypeAlias = TextDelta | AudioChunk | Done

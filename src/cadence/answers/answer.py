@@ -8,33 +8,35 @@ stages is cancelled exactly once, so its clean-up always runs to the end.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cadence.answers.admission import Admission
 from cadence.answers.mailbox import Mailbox
-from cadence.answers.plan import num_audio_s, plan_request, with_seed
+from cadence.answers.pieces import Plan, plan_answer
+from cadence.answers.plan import num_audio_s
+from cadence.answers.reading import Reading
 from cadence.answers.speech_track import SpeechTrack
 from cadence.answers.stopwatch import Stopwatch
 from cadence.answers.transcript import Transcript
 from cadence.config import EngineConfig
-from cadence.errors import CadenceError, DeadlineExceeded, RequestAborted, StageFailed
+from cadence.errors import CadenceError, DeadlineExceeded, RequestAborted
 from cadence.metrics import EngineMetrics
 from cadence.prompt import PromptBuilder
-from cadence.runtime.guard import internal_failure, stage_stream
+from cadence.runtime.guard import internal_failure
 from cadence.text import Tokenizer
 from cadence.thinker.base import Thinker
 from cadence.token2wav.base import Token2Wav
 from cadence.types import (
     AudioChunk,
     Done,
-    Message,
+    FinishReason,
     Request,
+    SamplingParams,
     SpeechRequest,
     StepOutput,
-    TextPart,
-    ThinkerRequest,
+    TextDelta,
     Usage,
 )
 
@@ -109,7 +111,9 @@ class Answer:
             async with self._shop.admission.place(self._stage_id, audio_s):
                 self._watch.admitted()
                 self._watch.expect_within(self._shop.config.first_output_s)
-                plan = await asyncio.to_thread(self._plan)
+                plan = await asyncio.to_thread(self._plan)  # long audio takes a while to transform
+                if self._request.deadline_s is None:  # the default one is meant for one piece
+                    self._watch.allow(self._shop.config.deadline_s * len(plan.requests))
                 end = await self._produce(plan)
         except asyncio.CancelledError:
             # `end` has told the reader already; any other cancellation is the loop going down.
@@ -121,79 +125,75 @@ class Answer:
             self._watch.stop()
         self._close(end)
 
-    def _plan(self) -> ThinkerRequest:
-        """Prompt and limits; runs in a thread, since long audio takes a while to transform."""
+    def _plan(self) -> Plan:
         shop = self._shop
-        request = dataclasses.replace(self._request, sampling=with_seed(self._request.sampling))
-        messages, forced = request.messages, None
-        if request.verbatim is not None:
-            forced = shop.tokenizer.encode(request.verbatim)
-            if all(message.role == "system" for message in messages):
-                messages = tuple(
-                    shop.prompt_builder.speech_messages(request.verbatim, _instructions(messages))
-                )
-        prompt = shop.prompt_builder.build(messages, request.output, turn=request.turn, call=request.call)
-        return plan_request(
-            dataclasses.replace(request, request_id=self._stage_id),
-            prompt,
-            forced,
+        return plan_answer(
+            self._request,
+            self._stage_id,
+            tokenizer=shop.tokenizer,
+            prompt_builder=shop.prompt_builder,
             max_model_len=shop.max_model_len,
-            default_max_tokens=shop.default_max_tokens.get(request.output),
+            default_max_tokens=shop.default_max_tokens.get(self._request.output),
         )
 
-    async def _produce(self, plan: ThinkerRequest) -> Done:
+    async def _produce(self, plan: Plan) -> Done:
         """Run both stages to the answer's own end."""
+        sampling = plan.requests[0].sampling
         transcript = Transcript(
             self._shop.tokenizer,
-            plan.sampling.stop,
-            skip_special=plan.sampling.skip_special_tokens,
+            sampling.stop,
+            skip_special=sampling.skip_special_tokens,
             with_codes=self._request.with_codes,
+            with_words=self._request.word_timestamps,
         )
-        track = self._open_track(plan)
+        track = self._open_track(sampling)
         try:
-            last = await self._read(plan, transcript, track)
+            ending = await self._read(plan, transcript, track)
             if track is not None:
                 self._watch.expect_within(self._last_wait_s())
                 await track.finish()
         finally:
             if track is not None:
                 await track.aclose()
-        return self._done(plan, transcript, last)
+        return self._done(plan, transcript, ending)
 
-    async def _read(
-        self, plan: ThinkerRequest, transcript: Transcript, track: SpeechTrack | None
-    ) -> tuple[StepOutput, str | None]:
-        """Hand on what the thinker writes; returns its last step and the stop string that ended it."""
-        async with stage_stream(self._shop.thinker.generate(plan), "language-model") as steps:
-            async for step in steps:
+    async def _read(self, plan: Plan, transcript: Transcript, track: SpeechTrack | None) -> _Ending:
+        """Hand on what the thinker writes, all pieces of it."""
+        reading = Reading(self._shop.thinker, plan.requests, plan.limit)
+        ending = _Ending(len(plan.requests))
+        await self._show(transcript.add_text(plan.gaps[0]))
+        async with contextlib.aclosing(reading.steps()) as steps:
+            async for number, step in steps:
                 self._watch.token()
                 self._watch.expect_within(self._shop.config.stall_s)
                 piece = transcript.push(step)
                 if piece.codes and track is not None:
                     track.feed(piece.codes)
-                if piece.delta is not None:
-                    await self.mailbox.put(piece.delta)
+                await self._show(piece.delta)
+                if piece.stop_match is not None or step.finish_reason is not None:
+                    ending.add(step, piece.stop_match)
                 if piece.stop_match is not None:
-                    return step, piece.stop_match
+                    return ending
+                if step.finish_reason == "abort":
+                    raise RequestAborted("The request was aborted.")
                 if step.finish_reason is not None:
-                    break
-            else:
-                raise StageFailed("The language-model stage ended without a reason.")
-        if step.finish_reason == "abort":
-            raise RequestAborted("The request was aborted.")
-        held = transcript.flush()
-        if held is not None:
-            await self.mailbox.put(held)
-        return step, None
+                    await self._show(transcript.end_piece(plan.gaps[number + 1]))
+        await self._show(transcript.flush())
+        ending.text_left = reading.text_left
+        return ending
 
-    def _open_track(self, plan: ThinkerRequest) -> SpeechTrack | None:
+    async def _show(self, delta: TextDelta | None) -> None:
+        if delta is not None:
+            await self.mailbox.put(delta)
+
+    def _open_track(self, sampling: SamplingParams) -> SpeechTrack | None:
         """The speech side, for answers that are spoken: text answers never touch Token2Wav."""
         if self._request.output != "speech" or self._shop.token2wav is None:
             return None
         speech = SpeechRequest(
             request_id=self._stage_id,
             voice=self._request.voice,
-            seed=plan.sampling.seed if self._request.audio_seed is None else self._request.audio_seed,
+            seed=sampling.seed if self._request.audio_seed is None else self._request.audio_seed,
             streaming=self._streaming,
         )
         return SpeechTrack(self._shop.token2wav, speech, emit=self._sound, fail=self.end)
@@ -216,23 +216,22 @@ class Answer:
         self._watch.expect_within(self._shop.config.stall_s)
         await self.mailbox.put(chunk)
 
-    def _done(
-        self, plan: ThinkerRequest, transcript: Transcript, last: tuple[StepOutput, str | None]
-    ) -> Done:
-        step, stop_match = last
+    def _done(self, plan: Plan, transcript: Transcript, ending: _Ending) -> Done:
+        prompts = [request.prompt for request in plan.requests[: len(ending.steps)]]
         usage = Usage(
-            prompt_tokens=len(plan.prompt.ids),
-            prompt_audio_tokens=plan.prompt.num_audio_tokens,
-            prompt_cached_tokens=step.num_cached,
+            prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
+            prompt_audio_tokens=sum(prompt.num_audio_tokens for prompt in prompts),
+            prompt_cached_tokens=sum(step.num_cached for step in ending.steps),
             completion_tokens=transcript.num_ids,
             completion_audio_tokens=transcript.num_codes,
         )
         return Done(
-            finish_reason="stop" if stop_match is not None else step.finish_reason or "stop",
+            finish_reason=ending.finish_reason,
             usage=usage,
             timings=self._watch.timings(),
-            stop_match=stop_match if stop_match is not None else step.stop_match,
-            output_ids=tuple(transcript.output_ids),
+            stop_match=ending.stop_match,
+            output_ids=tuple(transcript.output_ids) if len(plan.requests) == 1 else (),
+            text_left=ending.text_left,
         )
 
     def _close(self, end: Done | CadenceError) -> None:
@@ -245,7 +244,24 @@ class Answer:
             self._shop.metrics.failed(end, after_sound=self._watch.underrun_s is not None)
 
 
-def _instructions(messages: tuple[Message, ...]) -> str | None:
-    """The text of system messages: how to read."""
-    parts = [part.text for message in messages for part in message.content if isinstance(part, TextPart)]
-    return "\n".join(parts) or None
+@dataclass(slots=True)
+class _Ending:
+    """How an answer ended: the last step of each piece, and what was left unsaid."""
+
+    num_pieces: int
+    steps: list[StepOutput] = field(default_factory=list)
+    stop_match: str | int | None = None
+    text_left: int = 0
+
+    def add(self, step: StepOutput, stop_match: str | None) -> None:
+        """A piece has ended."""
+        self.steps.append(step)
+        self.stop_match = step.stop_match if stop_match is None else stop_match
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """ "length" where any piece was cut, or had no room."""
+        if isinstance(self.stop_match, str):
+            return "stop"
+        cut = len(self.steps) < self.num_pieces or any(s.finish_reason == "length" for s in self.steps)
+        return "length" if cut else self.steps[-1].finish_reason or "stop"

@@ -39,6 +39,10 @@ class Stopwatch:
         self._due = self._start + deadline_s
         self._timer = self._loop.call_at(self._due, self._check)
 
+    def allow(self, deadline_s: float) -> None:
+        """The whole answer may take longer than was said at first."""
+        self._deadline_s = max(self._deadline_s, deadline_s)
+
     def admitted(self) -> None:
         """The queue is behind us."""
         self._queue_s = self._elapsed()

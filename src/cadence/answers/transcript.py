@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cadence.answers.stopping import StopMatcher
+from cadence.answers.word_clock import WordClock
 from cadence.router import TokenRouter
 from cadence.text import Tokenizer
-from cadence.types import CODES_PER_SECOND, StepOutput, TextDelta, TokenLogprob
+from cadence.types import CODES_PER_SECOND, StepOutput, TextDelta, TokenLogprob, WordTiming
 
 __all__ = ["Transcript", "TranscriptPiece"]
 
@@ -36,6 +37,7 @@ class Transcript:
         stops: strings that end the answer.
         skip_special: leave control tokens out of the text.
         with_codes: deltas carry the codes: beside new text, after every second of them, and at the end.
+        with_words: deltas carry the words whose place in the sound is known.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class Transcript:
         *,
         skip_special: bool = True,
         with_codes: bool = False,
+        with_words: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._router = TokenRouter(tokenizer.special)
         self._detokenizer = tokenizer.detokenizer(skip_special=skip_special)
         self._with_codes = with_codes
         self._unsent_codes: list[int] = []
+        self._clock = WordClock() if with_words else None
+        self._words: list[WordTiming] = []
         self._stops = StopMatcher(stops)
         self._pending: deque[tuple[int, TokenLogprob]] = deque()  # (first character, token)
         self._num_chars = 0  # decoded so far
@@ -80,6 +85,8 @@ class Transcript:
                 self._pending.append((self._num_chars, self._spell(token_id, step.logprobs[position])))
             new = self._detokenizer.push(routed.text_ids)
             self._num_chars += len(new)
+            if self._clock is not None:
+                self._words += self._clock.push(new, self.num_codes + len(codes))
             result = self._stops.push(new)
             text.append(result.text)
             if result.match is not None:
@@ -91,6 +98,17 @@ class Transcript:
         if self._with_codes:
             self._unsent_codes += codes
         return TranscriptPiece(self._show("".join(text), ended=match is not None), codes, match)
+
+    def add_text(self, text: str) -> TextDelta | None:
+        """Text that nobody wrote or speaks: the white space between pieces."""
+        self._num_chars += len(text)
+        return self._show(self._stops.push(text).text)
+
+    def end_piece(self, gap: str) -> TextDelta | None:
+        """A piece of the answer is complete; `gap` stands behind it."""
+        if self._clock is not None:
+            self._words += self._clock.end_piece(self.num_codes)
+        return self.add_text(gap)
 
     def flush(self) -> TextDelta | None:
         """What was held back, once the answer has ended without a stop match."""
@@ -107,7 +125,11 @@ class Transcript:
         if text or ended or len(self._unsent_codes) >= CODES_PER_SECOND:
             codes = tuple(self._unsent_codes)
             self._unsent_codes.clear()
-        return TextDelta(text, tuple(logprobs), codes) if text or logprobs or codes else None
+        words = tuple(self._words)
+        self._words.clear()
+        if not (text or logprobs or codes or words):
+            return None
+        return TextDelta(text, tuple(logprobs), codes, words)
 
     def _spell(self, token_id: int, logprob: Logprob) -> TokenLogprob:
         chosen, top = logprob

@@ -156,14 +156,11 @@ class SpeechJob:
     def _lost_words(self, done: Done) -> bool:
         """Whether a limit that the client did not set may have cut words off.
 
-        Verbatim speech has a bound of its own, several times what its text takes: reaching that means the
-        model did not end by itself, after everything had been said.
+        Verbatim speech tells; at its own bound the model did not end by itself, after all had been said.
         """
         if done.finish_reason == "stop" or self._limit_is_own:
             return False
-        limit, used = self._request.sampling.max_tokens, done.usage.completion_tokens
-        context_is_full = done.usage.prompt_tokens + used >= self._engine.info.max_model_len
-        return self._request.verbatim is None or context_is_full or (limit is not None and used >= limit)
+        return self._request.verbatim is None or done.text_left > 0
 
 
 def _shape(body: SpeechBody) -> SoundShape:
