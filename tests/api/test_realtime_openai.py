@@ -16,7 +16,7 @@ from openai.types.realtime import RealtimeServerEvent
 from cadence.audio.encode import pcm16
 from cadence.errors import PromptTooLong, StageFailed
 from cadence.fake import FakeFault
-from cadence.types import AudioPart, Request, TextPart
+from cadence.types import AudioPart, RepeatPart, Request, SpeechPart, TextPart
 from talker import talk
 
 from .conftest import WAIT_S, Live, until
@@ -142,6 +142,39 @@ async def test_the_conversation_goes_on(live: Live) -> None:
         ("user", "two"),
     ]
     assert live.engine.requests[0].output == "text" and not talk.sound()
+
+
+async def test_what_was_said_is_repeated_id_by_id(live: Live) -> None:
+    async with talking(live) as talk:
+        for text in ("one", "two"):
+            await talk.say(text)
+            await talk.it.response.create()
+            done = await talk.until("response.done")
+    spoken = live.engine.requests[1].messages[2]
+    assert spoken.role == "assistant"
+    (part,) = spoken.content
+    assert isinstance(part, RepeatPart)
+    assert len(part.ids) == 3 + sum(max(4, len(word)) for word in ("You", " said:", " one"))
+    assert done.response.usage.input_tokens > len(part.ids)
+
+
+async def test_an_interrupted_answer_is_repeated_as_far_as_it_was_sent(live: Live) -> None:
+    live.engine.delay_s = 0.02
+    async with talking(live) as talk:
+        await talk.say("a long story " * 20)
+        await talk.it.response.create()
+        for _ in range(4):
+            await talk.until("response.output_audio.delta")
+        await talk.it.response.cancel()
+        await talk.until("response.done")
+        num_sent = len(talk.sound()) // 1920
+        live.engine.delay_s = 0.0
+        await talk.it.response.create()
+        await talk.until("response.done")
+    (part,) = live.engine.requests[1].messages[-1].content
+    assert isinstance(part, SpeechPart) and part.text.startswith("You said:")
+    assert num_sent - 5 <= len(part.codes) <= num_sent
+    assert part.codes == tuple(range(len(part.codes)))
 
 
 async def test_speech_in_with_server_vad(live: Live) -> None:
@@ -329,6 +362,10 @@ async def test_items(live: Live) -> None:
         await item.retrieve(item_id=answer.id)
         kept = (await talk.until("conversation.item.retrieved")).item.content[0].transcript
         assert kept == "You said:"  # two of three words
+        await talk.it.response.create()
+        await talk.until("response.done")
+        (repeated,) = live.engine.requests[-1].messages[-1].content
+        assert repeated == SpeechPart("You said:", tuple(range(-(-length_ms * 7 // 10 // 40))))
         await item.delete(item_id="nope")
         assert (await talk.until("error")).error.code == "item_not_found"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,25 +17,41 @@ from cadence.audio.int16 import from_int16
 from cadence.audio.resample import resample
 from cadence.errors import InvalidRequest
 from cadence.server.context import new_id
-from cadence.types import INPUT_RATE_HZ, OUTPUT_RATE_HZ, AudioPart, Message, TextPart
+from cadence.types import (
+    CODES_PER_SECOND,
+    INPUT_RATE_HZ,
+    OUTPUT_RATE_HZ,
+    AudioPart,
+    Message,
+    RepeatPart,
+    SpeechPart,
+    TextPart,
+)
 from cadence.types import Part as EnginePart
 
 __all__ = ["MAX_ITEMS", "Conversation", "Item", "Part", "engine_messages"]
 
 MAX_ITEMS = 1000
 ROOT = "root"
+_CODE_MS = 1000 // CODES_PER_SECOND
 Status = Literal["completed", "incomplete", "in_progress"]
 
 
 @dataclass(slots=True)
 class Part:
-    """One content part. `samples`: int16 [T], 16 kHz, what was heard; `spoken_ms`: the length of speech."""
+    """One content part.
+
+    `samples`: int16 [T], 16 kHz, what was heard. Of what was said: `spoken_ms`, how much of it was sent;
+    `codes`, the speech codes the model wrote; `output_ids`, all that it wrote, once that is complete.
+    """
 
     type: Literal["input_text", "input_audio", "output_text", "output_audio"]
     text: str = ""
     transcript: str | None = None
     samples: NDArray[np.int16] | None = None
     spoken_ms: int = 0
+    codes: array[int] = field(default_factory=lambda: array("h"))
+    output_ids: array[int] | None = None
 
     def wire(self, *, with_audio: bool = False) -> dict[str, Any]:
         """As a client sees it; sound only where it is asked for, as 24 kHz PCM in base64."""
@@ -47,11 +64,29 @@ class Part:
         return shown
 
     def cut(self, heard_ms: int) -> None:
-        """Forget what was not heard. Words are spread evenly over the sound, to the nearest one before."""
+        """Forget what was not heard. Words are spread evenly over what the model wrote, cut before one."""
         words = re.findall(r"\s*\S+", self.transcript or "")
-        kept = len(words) * heard_ms // self.spoken_ms if self.spoken_ms else 0
+        written_ms = max(self.spoken_ms, _CODE_MS * len(self.codes))
+        kept = len(words) * heard_ms // written_ms if written_ms else 0
         self.transcript = "".join(words[:kept])
+        self.output_ids = None
         self.spoken_ms = heard_ms
+
+    def content(self) -> EnginePart | None:
+        """What the model reads of it; None = nothing.
+
+        A complete answer is repeated id by id, so that what was computed for it is used again. Of one that
+        was cut, words and codes are put together anew.
+        """
+        if self.samples is not None:
+            return AudioPart(from_int16(self.samples))
+        if self.output_ids is not None:
+            return RepeatPart(tuple(self.output_ids))
+        text = self.text or self.transcript
+        codes = self.codes[: -(-self.spoken_ms // _CODE_MS)]
+        if codes:
+            return SpeechPart(text or "", tuple(codes))
+        return TextPart(text) if text else None
 
 
 @dataclass(slots=True)
@@ -173,16 +208,6 @@ def engine_messages(instructions: str, items: Iterable[Item]) -> tuple[Message, 
     """What the model reads: the instructions, then every item that holds something."""
     found = [Message("system", (TextPart(instructions),))] if instructions else []
     for item in items:
-        if content := _content(item.parts):
+        if content := tuple(part for part in map(Part.content, item.parts) if part is not None):
             found.append(Message(item.role, content))
     return tuple(found)
-
-
-def _content(parts: Sequence[Part]) -> tuple[EnginePart, ...]:
-    content: list[EnginePart] = []
-    for part in parts:
-        if part.samples is not None:
-            content.append(AudioPart(from_int16(part.samples)))
-        elif text := part.text or part.transcript:
-            content.append(TextPart(text))
-    return tuple(content)

@@ -37,7 +37,7 @@ def response_usage(usage: Usage | None) -> Mapping[str, Any] | None:
         "input_token_details": {
             "text_tokens": usage.prompt_tokens - heard,
             "audio_tokens": heard,
-            "cached_tokens": 0,
+            "cached_tokens": usage.prompt_cached_tokens,
         },
         "output_token_details": {
             "text_tokens": usage.completion_tokens - spoken,

@@ -201,6 +201,7 @@ class Responses:
                 output="speech" if settings.speaks else "text",
                 voice=settings.voice,
                 sampling=settings.sampling(engine.default_sampling[output]),
+                with_codes=settings.speaks,
             )
             try:
                 async with closing(engine.generate(request)) as events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,6 +95,7 @@ class ResponseWriter:
     def piece(self, event: Event) -> list[ServerEvent]:
         """The events of what the engine said."""
         if isinstance(event, TextDelta):
+            self._part.codes.extend(event.codes)
             return self._text(event.text)
         if isinstance(event, AudioChunk):
             self._num_samples += event.samples.size
@@ -104,6 +106,8 @@ class ResponseWriter:
     def finished(self, done: Done) -> list[ServerEvent]:
         """The last events of an answer that ended by itself or at its limit."""
         self._usage = done.usage
+        if self._spoken:
+            self._part.output_ids = array("i", done.output_ids)
         if done.finish_reason == "length":
             details = {"type": "incomplete", "reason": "max_output_tokens"}
             return self._close("incomplete", details, rest=self._sound.flush())
