@@ -16,6 +16,8 @@ from openai.types.realtime import RealtimeServerEvent
 from cadence.audio.encode import pcm16
 from cadence.errors import PromptTooLong, StageFailed
 from cadence.fake import FakeFault
+from cadence.server.languages import find_language
+from cadence.server.listen_prompt import listen_prompt
 from cadence.types import AudioPart, RepeatPart, Request, SpeechPart, TextPart
 from talker import talk
 
@@ -357,15 +359,15 @@ async def test_items(live: Live) -> None:
         length_ms = done.response.usage.output_token_details.audio_tokens * 40
         await item.truncate(item_id=answer.id, content_index=0, audio_end_ms=length_ms + 1)
         assert (await talk.until("error")).error.param == "audio_end_ms"
-        await item.truncate(item_id=answer.id, content_index=0, audio_end_ms=length_ms * 7 // 10)
+        await item.truncate(item_id=answer.id, content_index=0, audio_end_ms=length_ms - 1)
         await talk.until("conversation.item.truncated")
         await item.retrieve(item_id=answer.id)
         kept = (await talk.until("conversation.item.retrieved")).item.content[0].transcript
-        assert kept == "You said:"  # two of three words
+        assert kept == "You said:"  # the last of three words was cut off
         await talk.it.response.create()
         await talk.until("response.done")
         (repeated,) = live.engine.requests[-1].messages[-1].content
-        assert repeated == SpeechPart("You said:", tuple(range(-(-length_ms * 7 // 10 // 40))))
+        assert repeated == SpeechPart("You said:", tuple(range(length_ms // 40)))
         await item.delete(item_id="nope")
         assert (await talk.until("error")).error.code == "item_not_found"
 
@@ -385,7 +387,9 @@ async def test_what_was_heard_is_transcribed_on_demand(live: Live) -> None:
     assert "".join(e.delta or "" for e in deltas) == done.transcript
     assert done.usage.type == "tokens" and done.usage.input_token_details.audio_tokens == 12
     assert failed.error.code == "stage_failed"
-    assert live.engine.requests[0].sampling.temperature == 0
+    request = live.engine.requests[0]
+    assert request.sampling.temperature == 0
+    assert request.messages[0].content == (TextPart(listen_prompt(spoken=[find_language("en", "")])),)
 
 
 async def test_a_conversation_that_is_too_long_loses_its_beginning(live: Live) -> None:
@@ -446,6 +450,11 @@ async def test_settings(live: Live) -> None:
             "invalid_value",
         ),
         ({"model": "other"}, "model", "model_not_found"),
+        (
+            {"audio": {"input": {"transcription": {"language": "Klingon"}}}},
+            "session.audio.input.transcription.language",
+            "invalid_value",
+        ),
         ({"output_modalities": ["text", "audio"]}, "session.output_modalities", "invalid_value"),
     ],
 )

@@ -26,6 +26,7 @@ from cadence.types import (
     RepeatPart,
     SpeechPart,
     TextPart,
+    WordTiming,
 )
 from cadence.types import Part as EnginePart
 
@@ -42,7 +43,8 @@ class Part:
     """One content part.
 
     `samples`: int16 [T], 16 kHz, what was heard. Of what was said: `spoken_ms`, how much of it was sent;
-    `codes`, the speech codes the model wrote; `output_ids`, all that it wrote, once that is complete.
+    `codes`, the speech codes the model wrote; `words`, when each is said, as far as that is known;
+    `output_ids`, all that the model wrote, once that is complete.
     """
 
     type: Literal["input_text", "input_audio", "output_text", "output_audio"]
@@ -51,6 +53,7 @@ class Part:
     samples: NDArray[np.int16] | None = None
     spoken_ms: int = 0
     codes: array[int] = field(default_factory=lambda: array("h"))
+    words: list[WordTiming] = field(default_factory=list)
     output_ids: array[int] | None = None
 
     def wire(self, *, with_audio: bool = False) -> dict[str, Any]:
@@ -64,13 +67,25 @@ class Part:
         return shown
 
     def cut(self, heard_ms: int) -> None:
-        """Forget what was not heard. Words are spread evenly over what the model wrote, cut before one."""
-        words = re.findall(r"\s*\S+", self.transcript or "")
-        written_ms = max(self.spoken_ms, _CODE_MS * len(self.codes))
-        kept = len(words) * heard_ms // written_ms if written_ms else 0
-        self.transcript = "".join(words[:kept])
+        """Forget what was not heard, of a word that was cut off all."""
+        self.transcript = self._heard_words(heard_ms)
         self.output_ids = None
         self.spoken_ms = heard_ms
+
+    def _heard_words(self, heard_ms: int) -> str:
+        """The words said by then. Where their times are not known they are spread evenly over the speech."""
+        text = self.transcript or ""
+        if self.words:
+            end = 0
+            for word in self.words:
+                at = text.find(word.word, end)
+                if 1000 * word.end_s > heard_ms or at < 0:
+                    break
+                end = at + len(word.word)
+            return text[:end]
+        words = re.findall(r"\s*\S+", text)
+        written_ms = max(self.spoken_ms, _CODE_MS * len(self.codes))
+        return "".join(words[: len(words) * heard_ms // written_ms if written_ms else 0])
 
     def content(self) -> EnginePart | None:
         """What the model reads of it; None = nothing.

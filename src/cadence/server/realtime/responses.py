@@ -202,6 +202,7 @@ class Responses:
                 voice=settings.voice,
                 sampling=settings.sampling(engine.default_sampling[output]),
                 with_codes=settings.speaks,
+                word_timestamps=settings.speaks,
             )
             try:
                 async with closing(engine.generate(request)) as events:

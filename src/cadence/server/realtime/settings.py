@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from cadence.errors import InvalidRequest
 from cadence.server.context import Context
+from cadence.server.languages import find_language
+from cadence.server.listen_prompt import listen_prompt
 from cadence.server.schema import INT64, Body, Sampling, Text
 from cadence.server.schema_speech import VoiceName, VoiceRef
 from cadence.server.voice import choose_voice
@@ -76,15 +78,21 @@ class ServerVad(Body):
 class Transcription(Body):
     """Asks for the text of what was heard."""
 
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "delay": (),
-        "keywords": ([],),
-        "languages": ([],),
-    }
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"delay": ()}
 
     model: str | None = Field(None, max_length=256)
     language: Annotated[str, Field(max_length=64)] | None = None
+    languages: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] | None = None
+    keywords: Annotated[list[Annotated[Text, Field(max_length=256)]], Field(max_length=100)] | None = None
     prompt: Annotated[Text, Field(max_length=8_000)] | None = None
+
+    def system_prompt(self) -> str:
+        """What the model is told; raises InvalidRequest for a language that has no name here."""
+        where = "session.audio.input.transcription"
+        spoken = [find_language(self.language, f"{where}.language")] if self.language else []
+        spoken += [find_language(name, f"{where}.languages") for name in self.languages or ()]
+        unique = list(dict.fromkeys(spoken))
+        return listen_prompt(spoken=unique, context=self.prompt, words=self.keywords or ())
 
 
 class InputAudio(Body):
@@ -186,9 +194,10 @@ class Settings:
             raise InvalidRequest(
                 "This server answers in text only.", param="session.output_modalities", code="no_speech"
             )
-        asked = self.transcription.model if self.transcription is not None else None
-        if asked is not None and asked not in _TRANSCRIBERS:
-            context.check_model(asked)
+        if self.transcription is not None:
+            self.transcription.system_prompt()
+            if self.transcription.model not in _TRANSCRIBERS:
+                context.check_model(self.transcription.model)
 
     @classmethod
     def initial(cls, context: Context, model: str) -> Settings:

@@ -19,28 +19,24 @@ from cadence.server.realtime.events import ServerEvent, server_event, transcript
 from cadence.server.realtime.settings import Transcription
 from cadence.server.socket import Socket, SocketGone
 from cadence.server.stream import closing
-from cadence.types import AudioPart, Done, Message, Request, TextDelta, TextPart
+from cadence.types import INPUT_RATE_HZ, AudioPart, Done, Message, Request, TextDelta, TextPart
 
 __all__ = ["Transcriber", "transcription_request"]
 
 MAX_WAITING = 16
-ASR_PROMPT = "请记录下你所听到的语音内容。"  # the model's own prompt for recognition
+_TOKENS_PER_S, _MORE_TOKENS = 20, 64  # nobody says more: a longer text goes in circles
 
 logger = logging.getLogger("cadence.server")
 
 
 def transcription_request(context: Context, samples: NDArray[np.int16], wanted: Transcription) -> Request:
     """Ask the engine for the words of sound, int16 [T], 16 kHz."""
-    hints = [ASR_PROMPT]
-    if wanted.language:
-        hints.append(f"Language: {wanted.language}.")
-    if wanted.prompt:
-        hints.append(wanted.prompt)
     sound = AudioPart(from_int16(samples))
+    limit = _MORE_TOKENS + _TOKENS_PER_S * samples.size // INPUT_RATE_HZ
     return Request(
         request_id=f"transcribe-{new_id()}",
-        messages=(Message("system", (TextPart("\n".join(hints)),)), Message("user", (sound,))),
-        sampling=replace(context.engine.default_sampling["text"], temperature=0.0),
+        messages=(Message("system", (TextPart(wanted.system_prompt()),)), Message("user", (sound,))),
+        sampling=replace(context.engine.default_sampling["text"], temperature=0.0, max_tokens=limit),
     )
 
 

@@ -96,6 +96,7 @@ class ResponseWriter:
         """The events of what the engine said."""
         if isinstance(event, TextDelta):
             self._part.codes.extend(event.codes)
+            self._part.words.extend(event.words)
             return self._text(event.text)
         if isinstance(event, AudioChunk):
             self._num_samples += event.samples.size
