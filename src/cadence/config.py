@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from cadence.types import ChunkSchedule
 
@@ -84,6 +84,10 @@ class ServerConfig:
 
     Recordings to transcribe may be `max_recording_s` long; `max_pieces_inflight` pieces of one are with the
     model at once.
+
+    Uploaded voices lie in `voices_dir` (None = no uploads), at most `max_voices` of them with
+    `max_voices_bytes` together, each from an upload of at most `max_voice_upload_bytes`. The policy says
+    what a second upload under one name does: "overwrite" replaces the voice, "immutable" refuses.
     """
 
     host: str = "127.0.0.1"
@@ -111,6 +115,11 @@ class ServerConfig:
     session_s: float = 3600.0
     max_turn_s: float = 300.0
     session_audio_s: float = 1800.0
+    voices_dir: str | None = None
+    voice_policy: Literal["overwrite", "immutable"] = "overwrite"
+    max_voices: int = 1000
+    max_voices_bytes: int = 2 << 30
+    max_voice_upload_bytes: int = 10 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

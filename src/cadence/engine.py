@@ -18,7 +18,7 @@ from cadence.runtime.status import StageStatus
 from cadence.text import Tokenizer
 from cadence.thinker.base import Thinker
 from cadence.token2wav.base import Token2Wav
-from cadence.types import Done, EngineHealth, Event, ModelInfo, Request, SamplingParams
+from cadence.types import Done, EngineHealth, Event, ModelInfo, Request, SamplingParams, VoiceSample
 
 __all__ = ["Engine", "start_engine"]
 
@@ -126,6 +126,17 @@ class Engine:
         if answer is not None:
             answer.end(RequestAborted("The request was aborted."))
 
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """Do the work that a recording's first answer would wait for; see `EngineClient`."""
+        if self._shop.token2wav is not None:
+            await self._shop.token2wav.prepare_voice(sample)
+
+    async def forget_voice(self, key: str) -> None:
+        """Free what is kept for a recording; a stage that is down keeps nothing."""
+        if self._shop.token2wav is not None:
+            with contextlib.suppress(NotReady, StageFailed):
+                await self._shop.token2wav.forget_voice(key)
+
     def health(self) -> EngineHealth:
         """State now; never blocks."""
         stages = {name: monitor() for name, monitor in self._monitors.items()}
@@ -197,7 +208,7 @@ class Engine:
             raise InvalidRequest("A request with this id is running already.", param="request_id")
         needed = ["thinker"]
         if request.output == "speech":
-            self._check_voice(request.voice)
+            self._check_voice(request)
             needed.append("token2wav")
         elif request.verbatim is not None:
             raise InvalidRequest("Only a spoken answer can be verbatim.", param="verbatim")
@@ -210,7 +221,7 @@ class Engine:
                 )
         self._shop.admission.check(num_audio_s(request))
 
-    def _check_voice(self, voice: str) -> None:
+    def _check_voice(self, request: Request) -> None:
         if self._shop.token2wav is None or not self._info.can_speak:
             raise InvalidRequest(
                 "This server answers in text only.",
@@ -218,7 +229,8 @@ class Engine:
                 code="no_speech",
                 hint="Ask for text, or start the server without thinker_only.",
             )
-        if voice != "default" and voice not in self._info.voices:
+        voice = request.voice
+        if request.voice_sample is None and voice not in ("default", *self._info.voices):
             known = ", ".join(self._info.voices)
             raise InvalidRequest(
                 f"There is no voice {voice[:64]!r}; this server has: {known}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from cadence.types import EngineHealth, Event, ModelInfo, Request, SamplingParams
+from cadence.types import EngineHealth, Event, ModelInfo, Request, SamplingParams, VoiceSample
 
 __all__ = ["EngineClient"]
 
@@ -35,6 +35,19 @@ class EngineClient(Protocol):
 
     async def abort(self, request_id: str) -> None:
         """End a request; its reader gets RequestAborted. Unknown ids are ignored."""
+        ...
+
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """Do the work that a recording's first answer would wait for.
+
+        Raises:
+            InvalidAudio: the models can take no voice from it.
+            ServiceError: not done; the first answer will do it.
+        """
+        ...
+
+    async def forget_voice(self, key: str) -> None:
+        """Free what is kept for a recording; answers that speak with it go on."""
         ...
 
     def health(self) -> EngineHealth:

@@ -9,6 +9,7 @@
     │   ├── Forbidden            403  a URL or path that this server may not read
     │   ├── NotFound             404  unknown model, route or object
     │   ├── RequestTimeout       408  the client stopped sending its request
+    │   ├── Conflict             409  what is to be made exists already
     │   ├── PayloadTooLarge      413  body, upload or decoded audio over its limit
     │   ├── UnsupportedMediaType 415  a body that is not of the type or coding this route reads
     │   └── RequestAborted       499  the client went away or the caller aborted it
@@ -16,6 +17,7 @@
     │   ├── Overloaded           429  queue full; `retry_after_s` says when to come back
     │   ├── NotReady             503  starting, draining or restarting
     │   ├── DeadlineExceeded     504  a stage did not deliver in time
+    │   ├── StorageFailed        500  what is kept on disk cannot be written, or is damaged
     │   ├── StageFailed          500  a stage raised or its process died while holding the request
     │   └── InternalError        500  a bug; the message never carries internals
     └── ConfigError              before serving: bad flag, YAML or checkpoint
@@ -32,6 +34,7 @@ __all__ = [
     "CadenceError",
     "CheckpointError",
     "ConfigError",
+    "Conflict",
     "DeadlineExceeded",
     "Forbidden",
     "InternalError",
@@ -47,6 +50,7 @@ __all__ = [
     "RequestTimeout",
     "ServiceError",
     "StageFailed",
+    "StorageFailed",
     "Unauthorized",
     "UnsupportedMediaType",
     "error_from_dict",
@@ -160,6 +164,13 @@ class RequestTimeout(RequestError):
     default_code = "request_timeout"
 
 
+class Conflict(RequestError):
+    """What the request wants to make exists already, and must not be replaced."""
+
+    http_status = 409
+    default_code = "already_exists"
+
+
 class UnsupportedMediaType(RequestError):
     """The body's Content-Type or Content-Encoding is not one this route reads."""
 
@@ -205,6 +216,12 @@ class DeadlineExceeded(ServiceError):
     http_status = 504
     error_type = "timeout_error"
     default_code = "deadline_exceeded"
+
+
+class StorageFailed(ServiceError):
+    """What is kept on disk cannot be read or written, or is damaged; the message names no path."""
+
+    default_code = "storage_failed"
 
 
 class StageFailed(ServiceError):

@@ -51,6 +51,7 @@ from cadence.types import (
     Timings,
     TokenLogprob,
     Usage,
+    VoiceSample,
     WordTiming,
 )
 
@@ -121,6 +122,8 @@ class FakeEngine:
         self.requests: list[Request] = []
         """Every request accepted so far, for assertions."""
         self.num_aborted = 0
+        self.prepared: set[str] = set()
+        """Keys of recordings that were prepared and not forgotten."""
         self._active: dict[str, _Active] = {}
         self._closing = False
         self._idle = asyncio.Event()
@@ -163,6 +166,14 @@ class FakeEngine:
     async def abort(self, request_id: str) -> None:
         """End a request; its reader gets RequestAborted."""
         self._end(request_id, RequestAborted("The request was aborted."))
+
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """Count the recording among the prepared ones."""
+        self.prepared.add(sample.key)
+
+    async def forget_voice(self, key: str) -> None:
+        """Count the recording no more."""
+        self.prepared.discard(key)
 
     def health(self) -> EngineHealth:
         """Healthy unless `ready` or `alive` were set to False."""
@@ -216,7 +227,8 @@ class FakeEngine:
             raise Overloaded(f"The queue is full: {self.max_active} requests are running.", retry_after_s=1)
         if request.output == "speech" and not self._info.can_speak:
             raise InvalidRequest("This server answers in text only.", param="modalities", code="no_speech")
-        if request.output == "speech" and request.voice not in ("default", *self._info.voices):
+        own_voice = request.output == "text" or request.voice_sample is not None
+        if not own_voice and request.voice not in ("default", *self._info.voices):
             raise voice_not_found(request.voice, self._info.voices)
 
     def _count_prompt(self, request: Request) -> tuple[int, int]:
@@ -371,9 +383,8 @@ def _speak(request: Request, state: _Active, piece: str, room: int | None) -> It
         num_codes = min(num_codes, room)
     while num_codes > 0:
         count = min(CHUNK_CODES, num_codes)
-        samples = tone(
-            request.voice, request.sampling.seed, state.num_codes * CODE_SAMPLES, count * CODE_SAMPLES
-        )
+        voice = request.voice_sample.key if request.voice_sample else request.voice
+        samples = tone(voice, request.sampling.seed, state.num_codes * CODE_SAMPLES, count * CODE_SAMPLES)
         num_codes -= count
         state.ids += [
             FIRST_CODE_ID + code % NUM_CODES for code in range(state.num_codes, state.num_codes + count)

@@ -48,6 +48,7 @@ __all__ = [
     "TokenLogprob",
     "ToolCallPart",
     "Usage",
+    "VoiceSample",
     "WordTiming",
 ]
 
@@ -145,10 +146,22 @@ class Message:
     content: tuple[Part, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class VoiceSample:
+    """A recording to take the voice from: a WAV file, and a digest of it.
+
+    Equal keys mean equal recordings: what is computed from one is kept under its key.
+    """
+
+    key: str
+    wav: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One answer wanted from the engine.
 
+    `voice_sample`: the recording to speak with, in place of the checkpoint's `voice`.
     `verbatim`: text that the answer must speak word for word (`output` is then "speech").
     `async_chunk`: stream token chunks between the stages; None = as the server is configured.
     `deadline_s`: whole time allowed, from submission; None = the engine's default.
@@ -165,6 +178,7 @@ class Request:
     output: Literal["text", "speech"] = "text"
     verbatim: str | None = None
     voice: str = "default"
+    voice_sample: VoiceSample | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     async_chunk: bool | None = None
     deadline_s: float | None = None
@@ -259,13 +273,17 @@ Event: TypeAlias = TextDelta | AudioChunk | Done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a running engine serves: enough for /v1/models and for validating requests. `thinks`: a text
-    answer begins inside the model's reasoning and `</think>` ends that."""
+    """What a running engine serves: enough for /v1/models and for validating requests.
+
+    `voices` are the checkpoint's own, `uploaded_voices` those that users brought. `thinks`: a text answer
+    begins inside the model's reasoning and `</think>` ends that.
+    """
 
     model_id: str
     aliases: tuple[str, ...] = ()
     max_model_len: int
     voices: tuple[str, ...]
+    uploaded_voices: tuple[str, ...] = ()
     can_speak: bool = True
     random_weights: bool = False
     thinks: bool = False
@@ -354,9 +372,13 @@ class ChunkSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechRequest:
-    """One stream for Token2Wav. `streaming` False renders once, when the codes have ended."""
+    """One stream for Token2Wav. `streaming` False renders once, when the codes have ended.
+
+    `voice_sample`: the recording to speak with, in place of the checkpoint's `voice`.
+    """
 
     request_id: str
     voice: str = "default"
+    voice_sample: VoiceSample | None = None
     seed: int | None = None
     streaming: bool = True

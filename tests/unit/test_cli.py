@@ -21,11 +21,13 @@ from click.testing import CliRunner
 import cadence.cli.chat
 import cadence.cli.speech
 import cadence.cli.transcribe
+import cadence.cli.voices
 from cadence.cli import COMMANDS, default_model, main
 from cadence.cli.backend import connect
 from cadence.cli.options import ServeCommand
 from cadence.cli.serve import build_config, notices, serve
-from cadence.config import ServeConfig
+from cadence.cli.voices import default_voices_dir
+from cadence.config import ServeConfig, ServerConfig
 from cadence.errors import CadenceError, ConfigError, NotReady
 
 
@@ -95,10 +97,24 @@ def test_flags_reach_both_stages() -> None:
 
 
 def test_flags_that_were_not_given_leave_the_defaults() -> None:
-    assert config("m") == ServeConfig(model="m")
+    server = ServerConfig(voices_dir=str(default_voices_dir()))
+    assert config("m") == ServeConfig(model="m", server=server)
     assert config("m", "--no-async-chunk").engine.async_chunk is False
     assert config("m", "--in-process").engine.in_process is True
     assert config("m", "--no-url-fetch").server.allow_url_fetch is False
+
+
+def test_where_voices_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEAKER_SAMPLES_DIR", "theirs")  # a deployment of vLLM-Omni goes on as it was
+    monkeypatch.setenv("SPEAKER_MAX_UPLOADED", "7")
+    monkeypatch.setenv("VLLM_OMNI_SPEAKER_REGISTRATION_POLICY", "immutable")
+    got = config("m").server
+    assert (got.voices_dir, got.max_voices, got.voice_policy) == ("theirs", 7, "immutable")
+    monkeypatch.setenv("CADENCE_VOICES_DIR", "ours")
+    assert config("m").server.voices_dir == "ours"
+    got = config("m", "--voices-dir", "v", "--voice-uploads", "overwrite", "--max-voices", "3").server
+    assert (got.voices_dir, got.max_voices, got.voice_policy) == ("v", 3, "overwrite")
+    assert config("m", "--voice-uploads", "off").server.voices_dir is None
 
 
 def test_list_options_take_several_values_as_in_vllm() -> None:
@@ -198,7 +214,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Handler], list[httpx.Re
             ) as client:
                 yield client
 
-        for module in (cadence.cli.speech, cadence.cli.transcribe, cadence.cli.chat):
+        for module in (cadence.cli.speech, cadence.cli.transcribe, cadence.cli.chat, cadence.cli.voices):
             monkeypatch.setattr(module, "connect", fake_connect)
         return seen
 

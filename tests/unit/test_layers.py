@@ -28,6 +28,7 @@ LAYER = {
     "interleave": 1,
     "text": 1,
     "hub": 1,
+    "voices": 1,
     "models": 2,
     "thinker": 3,
     "token2wav": 3,
@@ -45,7 +46,7 @@ LAYER = {
 ALLOWED = {
     "models": {"types", "errors", "tokens", "audio", "models"},
     "server": {"types", "errors", "tokens", "metrics", "engine_base", "server"}
-    | {"config", "deploy", "audio", "prompt", "router", "text", "hub", "engine", "runtime", "fake"},
+    | {"config", "deploy", "audio", "prompt", "router", "text", "hub", "voices", "engine", "runtime", "fake"},
     "bench": {"types", "errors", "bench"},
 }
 NEVER = {("thinker", "token2wav"), ("token2wav", "thinker")}

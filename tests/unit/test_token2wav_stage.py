@@ -293,7 +293,7 @@ async def test_prepared_voices_are_bounded_in_bytes(tiny_checkpoint: Path) -> No
     try:
         for voice in ("default_male", "default_female", "default_male"):
             await speak(stage, "a", CODES[:9], voice=voice)
-            assert len(stage._worker._voices._ready) == 1
+            assert len(stage._worker._voices._states) == 1
     finally:
         await stage.aclose()
 

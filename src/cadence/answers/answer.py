@@ -193,6 +193,7 @@ class Answer:
         speech = SpeechRequest(
             request_id=self._stage_id,
             voice=self._request.voice,
+            voice_sample=self._request.voice_sample,
             seed=sampling.seed if self._request.audio_seed is None else self._request.audio_seed,
             streaming=self._streaming,
         )

@@ -23,7 +23,7 @@ COMMANDS = {
     "say": ("cadence.cli.speech", "say", "Speak a text into an audio file."),
     "transcribe": ("cadence.cli.transcribe", "transcribe", "Write down what an audio file says."),
     "chat": ("cadence.cli.chat", "chat", "Talk with the model in the terminal."),
-    "voices": ("cadence.cli.speech", "voices", "List the voices."),
+    "voices": ("cadence.cli.voices", "voices", "List, add and remove voices."),
     "bench": ("cadence.bench.command", "bench", "Measure a running server."),
     "doctor": ("cadence.doctor.command", "doctor", "Check a checkpoint, part by part."),
 }

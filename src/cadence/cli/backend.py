@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import httpx
 
 from cadence.errors import CadenceError, InvalidRequest, NotReady, ServiceError
 
-__all__ = ["DEFAULT_URL", "audio_part", "connect", "connection_options", "failure", "say_err"]
+__all__ = ["DEFAULT_URL", "answers", "audio_part", "connect", "connection_options", "failure", "say_err"]
 
 DEFAULT_URL = "http://127.0.0.1:8092"
 TIMEOUT = httpx.Timeout(900.0, connect=5.0)
@@ -51,12 +52,12 @@ async def connect(
         ConfigError: `model` cannot be loaded.
     """
     headers = {"Authorization": f"Bearer {api_key or 'EMPTY'}"}
-    if url is None and model is None and await _answers(DEFAULT_URL):
+    if url is None and model is None and await answers(DEFAULT_URL):
         url = DEFAULT_URL
     if url is not None and model is not None:
         raise InvalidRequest("--url and --model exclude each other: a server already has its model.")
     if url is not None:
-        if not await _answers(url):
+        if not await answers(url):
             raise NotReady(f"No server answers at {url}.", hint="Start one with `cadence serve`.")
         async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT) as client:
             try:
@@ -73,7 +74,7 @@ async def connect(
             yield client
 
 
-async def _answers(url: str) -> bool:
+async def answers(url: str) -> bool:
     """Whether an HTTP server listens at `url`."""
     try:
         async with httpx.AsyncClient(timeout=httpx.Timeout(5.0, connect=1.0)) as client:
@@ -90,12 +91,15 @@ async def _own_engine(model: str | None) -> AsyncIterator[httpx.ASGITransport]:
 
     from cadence.cli.default_model import default_model
     from cadence.cli.progress import LoadingDisplay
-    from cadence.config import EngineConfig, ServeConfig
+    from cadence.cli.voices import default_voices_dir
+    from cadence.config import EngineConfig, ServeConfig, ServerConfig
     from cadence.engine import start_engine
     from cadence.server.app import create_app
 
     root = Path(model) if model else default_model(say_err)[0]
-    config = ServeConfig(model=str(root), engine=EngineConfig(in_process=True))
+    folder = os.environ.get("CADENCE_VOICES_DIR") or os.environ.get("SPEAKER_SAMPLES_DIR")
+    server = ServerConfig(voices_dir=folder or str(default_voices_dir()))
+    config = ServeConfig(model=str(root), engine=EngineConfig(in_process=True), server=server)
     with LoadingDisplay(Console(stderr=True)) as display:
         engine = await start_engine(config, progress=display.report)
     try:

@@ -17,6 +17,7 @@ from rich.console import Console
 from cadence.cli.default_model import default_model
 from cadence.cli.options import ServeCommand
 from cadence.cli.progress import LoadingDisplay
+from cadence.cli.voices import voices_dir_option
 from cadence.config import ServeConfig
 from cadence.deploy import load_deploy_config
 from cadence.errors import ConfigError
@@ -72,6 +73,18 @@ NO_EFFECT = {
 )
 @click.option("--default-voice", help="Voice of requests that name none.")
 @click.option("--default-prompt-wav", help="Recording to take the default voice from.")
+@voices_dir_option
+@click.option(
+    "--voice-uploads",
+    type=click.Choice(["overwrite", "immutable", "off"]),
+    envvar=("CADENCE_VOICE_UPLOADS", "VLLM_OMNI_SPEAKER_REGISTRATION_POLICY"),
+    default="overwrite",
+    show_default=True,
+    help="What a second voice of one name does, or no uploads at all.",
+)
+@click.option(
+    "--max-voices", type=click.IntRange(1), envvar="SPEAKER_MAX_UPLOADED", help="[default: 1000 uploaded]"
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--omni", is_flag=True, hidden=True)
 @click.option("--trust-remote-code", is_flag=True, hidden=True)
@@ -119,7 +132,9 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     token2wav = stage | _given(options, "default_voice", "default_prompt_wav")
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
-    server = _given(options, "host", "port", "allowed_local_media_path")
+    server = _given(options, "host", "port", "allowed_local_media_path", "max_voices")
+    if options["voice_uploads"] != "off":
+        server |= {"voices_dir": options["voices_dir"], "voice_policy": options["voice_uploads"]}
     if options["url_fetch"] is not None:
         server["allow_url_fetch"] = options["url_fetch"]
     for name in ("allowed_origins", "allowed_media_domains"):

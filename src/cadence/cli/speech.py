@@ -1,4 +1,4 @@
-"""`cadence say` and `voices`: one request each."""
+"""`cadence say`: one request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from cadence.cli.backend import connect, connection_options, failure, say_err
 from cadence.errors import InvalidRequest
 
-__all__ = ["say", "voices"]
+__all__ = ["say"]
 
 FORMATS = ("wav", "mp3", "opus", "flac", "aac", "pcm")
 SUFFIXES = {".ogg": "opus", ".m4a": "aac"} | {f".{name}": name for name in FORMATS}
@@ -82,19 +82,3 @@ def _format(output: Path, to_stdout: bool) -> str:
             f"Cannot tell the audio format of {output}: use a suffix of {', '.join(SUFFIXES)}."
         )
     return name
-
-
-@click.command()
-@connection_options
-def voices(**options: Any) -> None:
-    """List the voices, the default first."""
-    asyncio.run(_voices(options))
-
-
-async def _voices(options: dict[str, Any]) -> None:
-    async with connect(options["url"], options["model"], options["api_key"]) as client:
-        response = await client.get("/v1/audio/voices")
-    if response.is_error:
-        raise failure(response)
-    for voice in response.json()["voices"]:
-        click.echo(voice["id"] if isinstance(voice, dict) else voice)

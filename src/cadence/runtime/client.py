@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from cadence.runtime.supervisor import Supervisor
-from cadence.types import AudioChunk, SpeechRequest, StepOutput, ThinkerRequest
+from cadence.types import AudioChunk, SpeechRequest, StepOutput, ThinkerRequest, VoiceSample
 
 __all__ = ["ThinkerClient", "Token2WavClient"]
 
@@ -67,6 +67,14 @@ class Token2WavClient(_StageClient):
             stream.close()
             feeder.cancel()
             await asyncio.wait({feeder})
+
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """See `Token2Wav.prepare_voice`. NotReady while the process is down."""
+        await self._supervisor.ready_link().call("prepare_voice", key=sample.key, wav=sample.wav)
+
+    async def forget_voice(self, key: str) -> None:
+        """See `Token2Wav.forget_voice`. NotReady while the process is down: it keeps nothing then."""
+        await self._supervisor.ready_link().call("forget_voice", key=key)
 
     async def voices(self) -> tuple[str, ...]:
         """Names this stage can speak with, default first."""

@@ -24,6 +24,7 @@ from cadence.types import (
     SpeechRequest,
     StepOutput,
     ThinkerRequest,
+    VoiceSample,
 )
 
 if TYPE_CHECKING:
@@ -195,12 +196,14 @@ class FakeToken2Wav(_FakeStage):
         super().__init__(delay_s, fault)
         self._voices = tuple(voices)
         self._chunk_codes = chunk_codes
+        self.prepared: set[str] = set()
+        """Keys of recordings that were prepared and not forgotten."""
 
     async def generate(
         self, request: SpeechRequest, codes: AsyncIterator[Sequence[int]]
     ) -> AsyncIterator[AudioChunk]:
         """Play the tone as codes arrive; not streaming, one chunk at the end."""
-        if request.voice not in self._voices:
+        if request.voice_sample is None and request.voice not in self._voices:
             raise voice_not_found(request.voice, self._voices)
         held = self._hold(request.request_id)
         num_ready, num_played, num_chunks = 0, 0, 0
@@ -218,6 +221,14 @@ class FakeToken2Wav(_FakeStage):
         finally:
             self._held.pop(request.request_id, None)
 
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """Count the recording among the prepared ones."""
+        self.prepared.add(sample.key)
+
+    async def forget_voice(self, key: str) -> None:
+        """Count the recording no more."""
+        self.prepared.discard(key)
+
     async def voices(self) -> tuple[str, ...]:
         """Names this stage can speak with, default first."""
         return self._voices
@@ -229,10 +240,11 @@ class FakeToken2Wav(_FakeStage):
             "num_sessions": held,
             "num_waiting": 0.0,
             "session_bytes": held,
-            "voice_bytes": 0.0,
+            "voice_bytes": float(len(self.prepared)),
             "step_s": self._step_s,
         }
 
     @staticmethod
     def _play(request: SpeechRequest, start: int, count: int) -> AudioChunk:
-        return AudioChunk(tone(request.voice, request.seed, start * CODE_SAMPLES, count * CODE_SAMPLES))
+        voice = request.voice_sample.key if request.voice_sample else request.voice
+        return AudioChunk(tone(voice, request.seed, start * CODE_SAMPLES, count * CODE_SAMPLES))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from cadence.errors import CadenceError, InternalError, StageFailed, error_from_dict
 from cadence.runtime.wire import Frame, FrameReader, decode_output, encode_request, pack
@@ -41,6 +42,7 @@ class StageLink:
         self._writer = writer
         self._on_progress = on_progress
         self._streams: dict[int, StageStream] = {}
+        self._calls: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
 
     def open(self, request: ThinkerRequest | SpeechRequest) -> StageStream:
@@ -56,6 +58,21 @@ class StageLink:
             }
         )
         return stream
+
+    async def call(self, method: str, **arguments: Any) -> None:
+        """Have the stage do something that yields nothing; raises what the stage raises.
+
+        Args:
+            method: one of those in `runtime.worker.CALLS`.
+            arguments: plain data.
+        """
+        number = next(self._numbers)
+        call = self._calls[number] = asyncio.get_running_loop().create_future()
+        self.send({"t": "call", "stream": number, "method": method, "arguments": arguments})
+        try:
+            await call
+        finally:
+            self._calls.pop(number, None)
 
     def send(self, frame: Frame) -> None:
         """Queue a frame; dropped when the process is gone."""
@@ -80,9 +97,11 @@ class StageLink:
             self._handle(frame)
 
     def end_streams(self, error: CadenceError) -> None:
-        """End every request held with this error."""
+        """End every request held, and every call, with this error."""
         for stream in list(self._streams.values()):
             stream.finish(error)
+        for number in list(self._calls):
+            self._end_call(number, error)
 
     def close(self, error: CadenceError) -> None:
         """Give the socket up; who still waits for anything from it gets this error."""
@@ -107,6 +126,8 @@ class StageLink:
                 stream.add(frame["value"])
             else:
                 stream.finish(error_from_dict(frame["error"]) if frame["error"] else None)
+        elif kind == "called":
+            self._end_call(frame["stream"], error_from_dict(frame["error"]) if frame["error"] else None)
         elif kind == "beat":
             self.stats = frame["stats"]
         elif kind == "progress":
@@ -115,6 +136,15 @@ class StageLink:
             self.ready.set_result(tuple(frame["voices"]))
         elif kind == "failed" and not self.ready.done():
             self.ready.set_exception(error_from_dict(frame["error"]))
+
+    def _end_call(self, number: int, error: CadenceError | None) -> None:
+        call = self._calls.get(number)
+        if call is None or call.done():
+            return
+        if error is None:
+            call.set_result(None)
+        else:
+            call.set_exception(error)
 
 
 class StageStream:

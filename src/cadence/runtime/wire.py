@@ -33,6 +33,7 @@ from cadence.types import (
     SpeechRequest,
     StepOutput,
     ThinkerRequest,
+    VoiceSample,
 )
 
 __all__ = [
@@ -121,7 +122,8 @@ def _unpack_array(kind: int, data: bytes) -> Any:
 def encode_request(request: ThinkerRequest | SpeechRequest) -> Frame:
     """Plain data for a request; `decode_request` is the inverse."""
     if isinstance(request, SpeechRequest):
-        return {"speech": _fields(request)}
+        sample = request.voice_sample
+        return {"speech": _fields(request) | {"voice_sample": None if sample is None else _fields(sample)}}
     prompt = request.prompt
     return {
         "thinker": {
@@ -138,7 +140,9 @@ def encode_request(request: ThinkerRequest | SpeechRequest) -> Frame:
 def decode_request(data: Frame) -> ThinkerRequest | SpeechRequest:
     """Inverse of `encode_request`."""
     if "speech" in data:
-        return SpeechRequest(**data["speech"])
+        speech = data["speech"]
+        sample = speech["voice_sample"]
+        return SpeechRequest(**speech | {"voice_sample": None if sample is None else VoiceSample(**sample)})
     fields = data["thinker"]
     prompt = Prompt(
         ids=tuple(fields["ids"].tolist()),
@@ -177,6 +181,6 @@ def decode_output(data: Frame) -> StepOutput | AudioChunk:
     )
 
 
-def _fields(value: SpeechRequest | SamplingParams | StepOutput) -> Frame:
+def _fields(value: SpeechRequest | SamplingParams | StepOutput | VoiceSample) -> Frame:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return {name: dict(item) if isinstance(item, Mapping) else item for name, item in fields.items()}

@@ -24,7 +24,7 @@ from cadence.runtime.stages import Stage, StageSpec, load_stage
 from cadence.runtime.wire import Frame, FrameReader, decode_request, encode_output, pack
 from cadence.thinker.base import Thinker
 from cadence.token2wav.base import Token2Wav
-from cadence.types import AudioChunk, SpeechRequest, StepOutput
+from cadence.types import AudioChunk, SpeechRequest, StepOutput, VoiceSample
 
 __all__ = ["main"]
 
@@ -35,6 +35,18 @@ MAX_FAILURES = 3
 _STOP_WAIT_S = 3.0
 _LEAVE_WAIT_S = 30.0
 _PR_SET_PDEATHSIG = 1
+
+
+async def _prepare_voice(stage: Stage, arguments: Frame) -> None:
+    await cast(Token2Wav, stage).prepare_voice(VoiceSample(**arguments))
+
+
+async def _forget_voice(stage: Stage, arguments: Frame) -> None:
+    await cast(Token2Wav, stage).forget_voice(arguments["key"])
+
+
+CALLS = {"prepare_voice": _prepare_voice, "forget_voice": _forget_voice}
+"""What the engine may ask of a stage beside requests."""
 
 
 class _Stream:
@@ -87,6 +99,8 @@ class Worker:
             self._start(self._load(StageSpec(frame["kind"], frame["root"], frame["config"])))
         elif kind == "open":
             self._open(frame)
+        elif kind == "call":
+            self._start(self._call(frame))
         elif kind == "abort":
             if self._stage is not None:
                 self._start(self._stage.abort(frame["request_id"]))
@@ -115,6 +129,16 @@ class Worker:
             return
         self._stage = stage
         self.send({"t": "ready", "voices": list(voices)})
+
+    async def _call(self, frame: Frame) -> None:
+        error: CadenceError | None = None
+        try:
+            if self._stage is None:
+                raise NotReady("A part of the server is not ready.")
+            await CALLS[frame["method"]](self._stage, frame["arguments"])
+        except Exception as raised:  # noqa: BLE001 - the call's border: every error is told
+            error = internal_failure(raised)
+        self.send({"t": "called", "stream": frame["stream"], "error": error.to_dict() if error else None})
 
     def _open(self, frame: Frame) -> None:
         number = frame["stream"]

@@ -13,6 +13,7 @@ from cadence.config import ServerConfig
 from cadence.engine_base import EngineClient
 from cadence.server.auth import ApiKeyMiddleware, KeyRing
 from cadence.server.chat import chat_router
+from cadence.server.consents import consents_router
 from cadence.server.context import Context
 from cadence.server.errors import install_error_handlers
 from cadence.server.middleware import AdmissionMiddleware, BorderMiddleware
@@ -56,6 +57,7 @@ def _build(context: Context) -> FastAPI:
     for make_router in (
         models_router,
         voices_router,
+        consents_router,
         speech_router,
         transcription_router,
         chat_router,
@@ -74,7 +76,7 @@ def _build(context: Context) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.allowed_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "X-Sample-Rate", "X-Finish-Reason", "Retry-After"],
         )

@@ -25,7 +25,7 @@ from cadence.errors import (
     UnsupportedMediaType,
 )
 
-__all__ = ["MAX_DEPTH", "body_chunks", "check_text", "parse_json", "read_body", "read_json"]
+__all__ = ["MAX_DEPTH", "body_chunks", "check_text", "is_json", "parse_json", "read_body", "read_json"]
 
 MAX_DEPTH = 32
 _EXACT = 2.0**53  # beyond, doubles are no longer exact integers
@@ -41,8 +41,7 @@ async def read_json(request: Request, *, max_bytes: int, stall_s: float) -> Any:
         PayloadTooLarge, RequestTimeout, RequestAborted: see `read_body`.
         InvalidRequest: not strict JSON.
     """
-    content_type = request.headers.get("content-type")
-    if content_type is None or not _JSON_TYPE.fullmatch(content_type.strip()):
+    if not is_json(request):
         raise UnsupportedMediaType("The body must be JSON, with Content-Type: application/json.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("The body must not be compressed.")
@@ -50,6 +49,11 @@ async def read_json(request: Request, *, max_bytes: int, stall_s: float) -> Any:
     if len(body) > _IN_THREAD_BYTES:
         return await asyncio.to_thread(parse_json, body)
     return parse_json(body)
+
+
+def is_json(request: Request) -> bool:
+    """Whether a request says that its body is JSON."""
+    return _JSON_TYPE.fullmatch(request.headers.get("content-type", "").strip()) is not None
 
 
 async def read_body(request: Request, *, max_bytes: int, stall_s: float) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cadence.audio.pieces import Detector
 from cadence.audio.vad import SpeechDetector
@@ -13,7 +14,10 @@ from cadence.config import ServerConfig
 from cadence.engine_base import EngineClient
 from cadence.errors import NotFound
 from cadence.server.outcomes import Outcomes
+from cadence.server.voiced_engine import VoicedEngine
 from cadence.types import ModelInfo
+from cadence.voices.consents import ConsentLibrary
+from cadence.voices.library import VoiceLibrary
 
 MAX_DECODERS = 4  # at once: bounds memory, and leaves cores to the model
 
@@ -29,6 +33,8 @@ class Context:
     `drain_started`: set when draining begins, for those who wait for it.
     `outcomes`: how recent speech requests ended. `decoders`: places for decoding audio.
     `make_detector`: makes what tells speech in a recording.
+    `voices`, `consents`: what users uploaded; None = this server keeps nothing. With `voices`, `engine`
+    speaks with them too.
     """
 
     engine: EngineClient
@@ -41,6 +47,24 @@ class Context:
     outcomes: Outcomes = field(default_factory=Outcomes)
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
     make_detector: Callable[[], Detector] = SpeechDetector
+    voices: VoiceLibrary | None = field(init=False, default=None)
+    consents: ConsentLibrary | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        if config.voices_dir is None:
+            return
+        root = Path(config.voices_dir).expanduser()
+        self.voices = VoiceLibrary(
+            root,
+            max_voices=config.max_voices,
+            max_bytes=config.max_voices_bytes,
+            replace=config.voice_policy == "overwrite",
+        )
+        self.consents = ConsentLibrary(
+            root / "consents", max_consents=config.max_voices, max_bytes=config.max_voices_bytes
+        )
+        self.engine = VoicedEngine(self.engine, self.voices)
 
     def model_names(self) -> tuple[str, ...]:
         """Names a request may use, the model's own first."""

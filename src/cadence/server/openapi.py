@@ -27,35 +27,53 @@ from cadence.server.schema_answers import (
     Translation,
     VerboseTranscription,
     Version,
-    VoiceList,
 )
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_listen import TranscriptionForm, TranslationForm
 from cadence.server.schema_speech import VOICES_HERE, SpeechBody
+from cadence.server.schema_voices import (
+    ConsentAnswer,
+    ConsentDeleted,
+    ConsentForm,
+    ConsentList,
+    ConsentRename,
+    VoiceCreated,
+    VoiceDeleted,
+    VoiceDetail,
+    VoiceForm,
+    VoiceList,
+)
 
 __all__ = [
     "CHAT_ROUTE",
+    "CONSENT_RENAME_ROUTE",
+    "CONSENT_ROUTE",
     "SPEECH_ROUTE",
     "TRANSCRIPTION_ROUTE",
     "TRANSLATION_ROUTE",
+    "VOICE_ROUTE",
     "errors",
     "install_openapi",
     "json_answer",
 ]
 
 _REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (ChatBody, SpeechBody, TranscriptionForm, TranslationForm)
+_BODIES: tuple[type[BaseModel], ...] = (
+    *(ChatBody, SpeechBody, TranscriptionForm, TranslationForm),
+    *(ConsentForm, ConsentRename, VoiceForm),
+)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     *(ChatCompletion, ErrorBody, Health, Load),
-    *(Model, ModelList, SpeechOutcome, Transcription, Translation, VerboseTranscription),
-    *(Version, VoiceList),
+    *(Model, ModelList, SpeechOutcome, Transcription, Translation, VerboseTranscription, Version),
+    *(ConsentAnswer, ConsentDeleted, ConsentList, VoiceCreated, VoiceDeleted, VoiceDetail, VoiceList),
 )
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
     401: "No valid API key.",
-    403: "An audio URL or path that this server may not read.",
+    403: "This server may not read that URL or path, or does not allow this.",
     404: "No such model or object.",
     408: "The client stopped sending.",
+    409: "There is one of this name already.",
     413: "The body or the audio in it is larger than allowed.",
     415: "The body is not of the type that this route reads.",
     429: "Too many requests; see Retry-After.",
@@ -129,6 +147,20 @@ def _listening(kind: type[BaseModel], summary: str, answer: type[BaseModel]) -> 
 
 TRANSCRIPTION_ROUTE = _listening(TranscriptionForm, "Write down what is said", Transcription)
 TRANSLATION_ROUTE = _listening(TranslationForm, "Write down what is said in English", Translation)
+
+
+def _upload(kind: type[BaseModel], summary: str, answer: type[BaseModel]) -> dict[str, Any]:
+    """Keyword arguments of a route that keeps one recording."""
+    route = _post(kind, summary, json_answer(answer, "It is kept.")[200], media_type="multipart/form-data")
+    route["responses"] |= errors(409)
+    return route
+
+
+VOICE_ROUTE = _upload(VoiceForm, "Keep a voice", VoiceCreated)
+CONSENT_ROUTE = _upload(ConsentForm, "Keep a consent", ConsentAnswer)
+CONSENT_RENAME_ROUTE = _post(
+    ConsentRename, "Change a consent's label", json_answer(ConsentAnswer, "The consent.")[200]
+)
 
 
 def install_openapi(app: FastAPI, voices: Callable[[], list[str]], *, with_keys: bool) -> None:

@@ -22,8 +22,6 @@ __all__ = [
     "Translation",
     "VerboseTranscription",
     "Version",
-    "Voice",
-    "VoiceList",
 ]
 
 
@@ -80,20 +78,6 @@ class Version(_Answer):
     """The server's version."""
 
     version: str
-
-
-class Voice(_Answer):
-    """A voice of the checkpoint; requests name its id."""
-
-    id: str
-    name: str
-
-
-class VoiceList(_Answer):
-    """All voices. `uploaded_voices` is always empty here; clients of vLLM-Omni expect the key."""
-
-    voices: list[Voice]
-    uploaded_voices: list[Voice] = []
 
 
 class Load(_Answer):

@@ -34,6 +34,13 @@ class ExtraParams(Sampling):
     max_new_tokens: SpeechTokens | None = None
 
 
+class ReferenceItem(Body):
+    """A recording and its text, as SGLang-Omni's clients send them."""
+
+    audio_path: Text = Field(min_length=1, description="The same as `ref_audio`.")
+    text: Annotated[Text, Field(max_length=2000)] | None = None
+
+
 class SpeechBody(Sampling):
     """Text to read aloud.
 
@@ -45,10 +52,7 @@ class SpeechBody(Sampling):
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "language": ("Auto", "auto"),
         "task_type": (),
-        "ref_audio": (),
-        "ref_text": (),
         "ref_audio_2": (),
-        "references": ([],),
         "speaker_embedding": (),
         "x_vector_only_mode": (False,),
         "initial_codec_chunk_frames": (),
@@ -77,6 +81,15 @@ class SpeechBody(Sampling):
         None, description="A voice of this server; none: the default one."
     )
     speaker: VoiceName | None = Field(None, description="Another name of `voice`.")
+    ref_audio: Text | Annotated[list[Text], Field(min_length=1, max_length=1)] | None = Field(
+        None, description="A recording to speak like: a URL (http, https, data, file) or base64; 1 to 30 s."
+    )
+    ref_text: Annotated[Text, Field(max_length=2000)] | None = Field(
+        None, description="What `ref_audio` says; checked against its length."
+    )
+    references: Annotated[list[ReferenceItem], Field(max_length=1)] | None = Field(
+        None, description="The same as `ref_audio` and `ref_text`."
+    )
     instructions: Annotated[Text, Field(max_length=8_000)] | None = Field(
         None, description="How to say it: replaces the system prompt of reading aloud."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from cadence.errors import CadenceError, InvalidRequest, RequestError, StageFail
 from cadence.prompt import READ_ALOUD_PROMPT
 from cadence.server.context import Context, new_id
 from cadence.server.errors import as_cadence_error, error_object
+from cadence.server.reference import read_reference, speech_reference
 from cadence.server.sampling import speech_limit, speech_sampling
 from cadence.server.schema_speech import SpeechBody
 from cadence.server.stream import STREAM_HEADERS, Sender, closing, sse
@@ -52,7 +54,9 @@ class SpeechJob:
         """How the sound is written."""
         self._writer = SoundWriter(self.shape)
         self._headers = sound_headers(self.shape)
+        self._context = context
         self._request = _engine_request(context, body)
+        self._reference = speech_reference(body, self._request.voice)
         self._limit_is_own = speech_limit(body) is not None
         self.work = self._mode(body)
 
@@ -142,7 +146,11 @@ class SpeechJob:
         """The sound, then Done. No sound at all is an error: silence would pass for success."""
         heard = False
         with self._outcomes.follow(self._request_id) as outcome, _own_field_names():
-            async with closing(self._engine.generate(self._request)) as events:
+            request = self._request
+            if self._reference is not None:
+                sample = await read_reference(self._reference, self._context)
+                request = dataclasses.replace(request, voice_sample=sample)
+            async with closing(self._engine.generate(request)) as events:
                 async for event in events:
                     if isinstance(event, AudioChunk):
                         heard = heard or event.samples.size > 0

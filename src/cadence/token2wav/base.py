@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from cadence.types import AudioChunk, SpeechRequest
+from cadence.types import AudioChunk, SpeechRequest, VoiceSample
 
 __all__ = ["Token2Wav"]
 
@@ -23,6 +23,7 @@ class Token2Wav(Protocol):
 
         Raises:
             InvalidRequest: unknown voice (param "voice").
+            InvalidAudio: the request's recording is not usable as a voice.
             StageFailed: the stage broke while it held the stream, or `codes` raised.
         """
         ...
@@ -33,6 +34,19 @@ class Token2Wav(Protocol):
 
     async def voices(self) -> tuple[str, ...]:
         """Names this stage can speak with, default first."""
+        ...
+
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """Do the work that a recording's first stream would wait for; returns when it is done.
+
+        Raises:
+            InvalidAudio: the models can take no voice from it.
+            StageFailed, NotReady: not done; the first stream will do it.
+        """
+        ...
+
+    async def forget_voice(self, key: str) -> None:
+        """Free what is kept for a recording; streams that speak with it go on."""
         ...
 
     async def stats(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from cadence.token2wav.session import Outcome, Session
 from cadence.token2wav.voice_cache import VoiceCache
 from cadence.token2wav.voices import VoiceStore
 from cadence.token2wav.worker import Worker
-from cadence.types import AudioChunk, SpeechRequest
+from cadence.types import AudioChunk, SpeechRequest, VoiceSample
 
 __all__ = ["LocalToken2Wav"]
 
@@ -68,7 +68,7 @@ class LocalToken2Wav:
         try:
             report("Preparing the default voice", 0.7)
             if names := store.names():
-                voices.state(names[0]).result()
+                voices.prepare(names[0]).result()
         except BaseException:
             worker.close()
             raise
@@ -79,7 +79,7 @@ class LocalToken2Wav:
         self, request: SpeechRequest, codes: AsyncIterator[Sequence[int]]
     ) -> AsyncIterator[AudioChunk]:
         """Render `codes` as they arrive; see the protocol."""
-        if request.voice not in self._store.names():
+        if request.voice_sample is None and request.voice not in self._store.names():
             self._store.prompt(request.voice)  # raises, and says which voices there are
         loop = asyncio.get_running_loop()
         outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
@@ -127,6 +127,14 @@ class LocalToken2Wav:
     async def voices(self) -> tuple[str, ...]:
         """Names this stage can speak with, default first."""
         return self._store.names()
+
+    async def prepare_voice(self, sample: VoiceSample) -> None:
+        """Do the work that a recording's first stream would wait for."""
+        await asyncio.wrap_future(self._worker.prepare_voice(sample))
+
+    async def forget_voice(self, key: str) -> None:
+        """Free what is kept for a recording."""
+        self._worker.forget_voice(key)
 
     async def stats(self) -> dict[str, float]:
         """Gauges now: num_sessions, num_waiting, session_bytes, voice_bytes."""

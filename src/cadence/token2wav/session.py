@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -43,7 +44,7 @@ class Session:
     """Codes that came, state of flow and vocoder, and where the sound goes.
 
     The stage's lock guards it. `deliver` is called under that lock, so it must not block.
-    Streams wait for `voice`, whole utterances for `prompt`.
+    Streams wait for `voice`, whole utterances for `prompt`; `waits_for` brings it.
     """
 
     request: SpeechRequest
@@ -54,6 +55,7 @@ class Session:
     ended: bool = False
     voice: VoiceState | None = None
     prompt: VoicePrompt | None = None
+    waits_for: Future[Any] | None = None
     state: StreamState | None = None
     num_rendered: int = 0
     num_samples: int = 0

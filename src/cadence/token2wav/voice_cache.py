@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.flow_stream import VoiceState
+from cadence.token2wav.byte_lru import ByteLru
 from cadence.token2wav.voices import VoicePrompt, VoiceStore
+from cadence.types import SpeechRequest, VoiceSample
 
 __all__ = ["VoiceCache", "prompt_tensors"]
+
+_MAX_PROMPT_BYTES = 64 << 20  # of recordings brought along: half a megabyte each at most
+
+T = TypeVar("T")
 
 
 class VoiceCache:
     """Least recently used voices go first; the newest always stays, whatever its size.
+
+    A voice is known by the digest of its recording, never by its name: the same recording under another
+    name is prepared already, and another recording under the same name is another voice.
 
     Preparing runs in one thread of its own, so that streams go on meanwhile; a voice that several ask
     for at once is prepared once.
@@ -28,57 +37,90 @@ class VoiceCache:
         self, store: VoiceStore, sampler: FlowSampler, *, max_bytes: int, start_thread: Callable[[], None]
     ) -> None:
         """`start_thread` runs first in the preparing thread (thread counts)."""
-        self._store, self._sampler, self._max_bytes = store, sampler, max_bytes
+        self._store, self._sampler = store, sampler
         self._lock = threading.Lock()
-        self._ready: OrderedDict[str, VoiceState] = OrderedDict()  # by the prompt's key
-        self._keys: dict[str, str] = {}  # names, several of which may mean one prompt
+        self._states: ByteLru[VoiceState] = ByteLru(max_bytes)
+        self._prompts: ByteLru[VoicePrompt] = ByteLru(min(max_bytes, _MAX_PROMPT_BYTES))
+        self._keys: dict[str, str] = {}  # of the checkpoint's own voices, by name
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="voices", initializer=start_thread)
+        self.num_encoded = self.num_prepared = 0
 
-    def state(self, name: str) -> Future[VoiceState]:
-        """The prepared voice, at once if it is cached.
+    def state(self, request: SpeechRequest) -> Future[VoiceState]:
+        """The prepared voice of a request, at once if it is cached; cancel the future when it is no
+        longer wanted.
 
-        The future raises what the store raises for an unknown or unreadable voice.
+        It raises what the store raises for an unknown or unreadable voice, or InvalidAudio for a
+        recording that the request brought.
         """
-        with self._lock:
-            state = self._ready.get(self._keys.get(name, ""))
-            if state is None:
-                return self._pool.submit(self._prepare, name)
-            self._ready.move_to_end(self._keys[name])
-        done: Future[VoiceState] = Future()
-        done.set_result(state)
-        return done
+        return self.prepare(request.voice, request.voice_sample)
 
-    def prompt(self, name: str) -> Future[VoicePrompt]:
+    def prepare(self, name: str, sample: VoiceSample | None = None) -> Future[VoiceState]:
+        """The same, without a request."""
+        with self._lock:
+            key = self._keys.get(name) if sample is None else sample.key
+            state = None if key is None else self._states.get(key)
+        return self._pool.submit(self._prepare, name, sample) if state is None else _done(state)
+
+    def prompt(self, request: SpeechRequest) -> Future[VoicePrompt]:
         """The voice's prompt alone, which is all that a whole utterance needs."""
-        return self._pool.submit(self._store.prompt, name)
-
-    def _prepare(self, name: str) -> VoiceState:
-        prompt = self._store.prompt(name)
+        sample = request.voice_sample
         with self._lock:
-            state = self._ready.get(prompt.key)
-        if state is None:
-            state = self._sampler.prepare(*prompt_tensors(prompt))
-        with self._lock:
-            self._keys[name] = prompt.key
-            self._ready[prompt.key] = state
-            self._ready.move_to_end(prompt.key)
-            while len(self._ready) > 1 and self._bytes() > self._max_bytes:
-                key, _ = self._ready.popitem(last=False)
-                self._keys = {known: of for known, of in self._keys.items() if of != key}
-        return state
+            prompt = None if sample is None else self._prompts.get(sample.key)
+        return self._pool.submit(self._prompt, request.voice, sample) if prompt is None else _done(prompt)
 
-    def _bytes(self) -> int:
-        return sum(state.num_bytes for state in self._ready.values())
+    def forget(self, key: str) -> None:
+        """Let go of a recording's state; streams that speak with it keep it until they end."""
+        self._drop(key)
+        self._pool.submit(self._drop, key)  # and what is being prepared just now
 
     @property
     def num_bytes(self) -> int:
         """Memory of the cached voices."""
         with self._lock:
-            return self._bytes()
+            return self._states.num_bytes + self._prompts.num_bytes
 
     def close(self) -> None:
         """Stop preparing; what is under way ends first."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
+
+    # ------------------------------------------------------------------ in the preparing thread
+    def _prepare(self, name: str, sample: VoiceSample | None) -> VoiceState:
+        prompt = self._prompt(name, sample)
+        with self._lock:
+            state = self._states.get(prompt.key)
+        if state is None:
+            state = self._sampler.prepare(*prompt_tensors(prompt))
+            self.num_prepared += 1
+        with self._lock:
+            if sample is None:
+                self._keys[name] = prompt.key
+            self._states.put(prompt.key, state)
+        return state
+
+    def _prompt(self, name: str, sample: VoiceSample | None) -> VoicePrompt:
+        if sample is None:
+            return self._store.prompt(name)
+        with self._lock:
+            prompt = self._prompts.get(sample.key)
+        if prompt is None:
+            prompt = self._store.encode(sample)
+            self.num_encoded += 1
+            with self._lock:
+                self._prompts.put(sample.key, prompt)
+        return prompt
+
+    def _drop(self, key: str) -> None:
+        with self._lock:
+            self._prompts.drop(key)
+            if key not in self._keys.values():  # an upload of the checkpoint's own recording
+                self._states.drop(key)
+
+
+def _done(value: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
 
 
 def prompt_tensors(prompt: VoicePrompt) -> tuple[Tensor, Tensor, Tensor]:

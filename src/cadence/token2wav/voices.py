@@ -23,7 +23,8 @@ from cadence.audio.sinc import sinc_resample
 from cadence.config import Token2WavConfig
 from cadence.errors import CheckpointError, ConfigError, InvalidAudio, InvalidRequest, RequestError
 from cadence.models.onnx import SpeakerEncoder, SpeechTokenizer
-from cadence.types import INPUT_RATE_HZ, OUTPUT_RATE_HZ
+from cadence.token2wav.kept_encoder import KeptEncoder
+from cadence.types import INPUT_RATE_HZ, OUTPUT_RATE_HZ, VoiceSample
 
 __all__ = ["DEFAULT_VOICE", "MAX_PROMPT_S", "MIN_PROMPT_S", "VoiceEncoder", "VoicePrompt", "VoiceStore"]
 
@@ -52,9 +53,14 @@ class VoicePrompt:
     embedding: NDArray[np.float32]
     key: str
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return self.codes.nbytes + self.mel.nbytes + self.embedding.nbytes
+
 
 class VoiceEncoder:
-    """Encodes recordings. Holds both ONNX models (half a gigabyte in the public size): keep it briefly."""
+    """Encodes recordings. Holds both ONNX models (half a gigabyte in the public size)."""
 
     def __init__(self, folder: Path) -> None:
         """Open the models of a `token2wav` folder.
@@ -111,6 +117,7 @@ class VoiceStore:
         self._paths = {DEFAULT_VOICE: default, **found}
         self._prompts: dict[Path, VoicePrompt] = {}
         self._lock = threading.Lock()
+        self._encoder = KeptEncoder(lambda: VoiceEncoder(self._folder))
 
     def names(self) -> tuple[str, ...]:
         """All names, "default" first."""
@@ -136,10 +143,22 @@ class VoiceStore:
                 self._prompts[path] = self._encode(path)
             return self._prompts[path]
 
+    def encode(self, sample: VoiceSample) -> VoicePrompt:
+        """Encode a recording that is none of the checkpoint's; it is the caller's to keep.
+
+        Raises:
+            InvalidAudio: not decodable, or shorter than 0.5 s.
+            CheckpointError: a model cannot be used.
+        """
+        return self._encoder.encode(sample.wav)
+
+    def close(self) -> None:
+        """Free the encoder's models."""
+        self._encoder.close()
+
     def _encode(self, path: Path) -> VoicePrompt:
         try:
-            # The models are opened for each voice, and closed: they are needed once and are large.
-            return VoiceEncoder(self._folder).encode(path.read_bytes())
+            return self._encoder.encode(path.read_bytes())
         except OSError as error:
             raise CheckpointError(f"{path}: the voice cannot be read ({error}).") from error
         except RequestError as error:

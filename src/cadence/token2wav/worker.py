@@ -6,6 +6,7 @@ one place: waiting for a slot, active, or gone, and going frees all of its memor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,7 +24,7 @@ from cadence.token2wav.session import Outcome, Session, StreamState
 from cadence.token2wav.voice_cache import VoiceCache
 
 if TYPE_CHECKING:
-    from cadence.types import Waveform
+    from cadence.types import VoiceSample, Waveform
 
 __all__ = ["Worker"]
 
@@ -71,9 +72,10 @@ class Worker:
             self._admit()
         voice: Future[Any]
         try:
-            voice = (self._voices.state if request.streaming else self._voices.prompt)(request.voice)
+            voice = (self._voices.state if request.streaming else self._voices.prompt)(request)
         except RuntimeError as error:  # closed in between
             raise StageFailed("The vocoder stage was stopped.") from error
+        session.waits_for = voice
         voice.add_done_callback(lambda done: self._voice_is_ready(session, done))
 
     def push(self, session: Session, codes: list[int]) -> None:
@@ -116,6 +118,25 @@ class Worker:
         with self._changed:
             self._end(session, None)
 
+    def prepare_voice(self, sample: VoiceSample) -> Future[VoiceState]:
+        """Prepare a recording's voice beside the streams.
+
+        Raises:
+            StageFailed: the stage is closed or broken.
+        """
+        with self._changed:
+            if self._closed is not None:
+                raise self._closed
+        try:
+            return self._voices.prepare("", sample)
+        except RuntimeError as error:  # closed in between
+            raise StageFailed("The vocoder stage was stopped.") from error
+
+    def forget_voice(self, key: str) -> None:
+        """Free a recording's voice."""
+        with contextlib.suppress(RuntimeError):  # closed: nothing is kept
+            self._voices.forget(key)
+
     def stats(self) -> dict[str, float]:
         """Gauges now."""
         with self._changed:
@@ -156,13 +177,15 @@ class Worker:
             self._waiting.remove(session)
         else:
             del self._active[session.request.request_id]
-        session.state = session.voice = session.prompt = None
+        if session.waits_for is not None:
+            session.waits_for.cancel()  # a voice that nobody waits for any more need not be prepared
+        session.state = session.voice = session.prompt = session.waits_for = None
         session.deliver(outcome)
         self._admit()
 
     def _voice_is_ready(self, session: Session, done: Future[Any]) -> None:
         if done.cancelled():
-            return  # the stage is closing and has ended its sessions
+            return  # its session has ended
         error = done.exception()
         with self._changed:
             if not self._is_held(session):

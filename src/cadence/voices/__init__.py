@@ -1,0 +1,1 @@
+"""Voices that users bring: recordings checked, and kept on disk for all processes to share."""
