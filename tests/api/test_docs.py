@@ -24,6 +24,7 @@ INFO = ModelInfo(
     max_model_len=16384,
     voices=("default", "default_female", "default_male"),
 )
+SOUND = (0.3 * np.sin(np.arange(32_000) / 20)).astype(np.float32)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVER = re.compile(r"http://(?:localhost|127\.0\.0\.1):8092")
 
@@ -45,9 +46,9 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("language", "block"), EXAMPLES)
 def test_example(language: str, block: str, tmp_path: Path) -> None:
-    (tmp_path / "hello.wav").write_bytes(encode_wav(np.zeros(16_000, np.float32), 16_000))
+    (tmp_path / "hello.wav").write_bytes(encode_wav(SOUND, 16_000))
     runner = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
-    with run_live(FakeEngine(info=INFO), ServerConfig()) as live:
+    with run_live(FakeEngine(info=INFO), ServerConfig(voices_dir=str(tmp_path / "voices"))) as live:
         code = SERVER.sub(live.url, block).replace("curl ", "curl -sS --fail-with-body ")
         done = subprocess.run([*runner, code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"

@@ -3,6 +3,7 @@
 A table stands under `<!-- fields: METHOD /path -->` and has the columns field, example and treatment.
 `example` is JSON. A treatment starts with `used`, then a minimal request with the field set to the example
 is answered 2xx, or with `refused: CODE`, then it is a 4xx whose error has that code and names the field.
+In JSON, a string `"@name.wav"` stands for one second of sound in base64.
 A field that makes sense only beside others says so: "used, with `{"stream": true}`: ...".
 Fields inside an object are written with dots. In multipart forms a string `"@name.wav"` is a file with
 one second of sound, and the items of a list are sent one by one.
@@ -10,10 +11,11 @@ one second of sound, and the items of a list are sent one by one.
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,14 @@ import numpy as np
 import pytest
 
 from cadence.audio.encode import encode_wav
+from cadence.config import ServerConfig
+from cadence.fake import FakeEngine
+from cadence.server.app import create_app
 from cadence.server.schema import Body
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_listen import TranscriptionForm, TranslationForm
 from cadence.server.schema_speech import SpeechBody
+from cadence.server.schema_voices import ConsentForm, VoiceForm
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"^<!-- fields: (\w+ \S+) -->\n((?:\|.*\n)+)", re.MULTILINE)
@@ -54,6 +60,16 @@ FILE = {"file": "@hello.wav"}
 # One entry per table of the page.
 ENDPOINTS = {
     "POST /v1/audio/speech": Endpoint({"input": "Hello."}, fields_of(SpeechBody)),
+    "POST /v1/audio/voices": Endpoint(
+        {"name": "Anna", "consent": "a note", "audio_sample": "@anna.wav"},
+        fields_of(VoiceForm) | {"audio_sample"},
+        multipart=True,
+    ),
+    "POST /v1/audio/voice_consents": Endpoint(
+        {"name": "Anna agrees", "language": "en", "recording": "@yes.wav"},
+        fields_of(ConsentForm) | {"recording"},
+        multipart=True,
+    ),
     "POST /v1/chat/completions": Endpoint(
         {"messages": [{"role": "user", "content": "Hello."}]}, fields_of(ChatBody)
     ),
@@ -84,12 +100,25 @@ class Row:
         body = copy.deepcopy(dict(ENDPOINTS[self.endpoint].minimal))
         companions = COMPANIONS.search(self.treatment)
         body |= json.loads(companions[1]) if companions else {}
+        if not ENDPOINTS[self.endpoint].multipart:
+            body = _with_sound(body)
         *path, last = self.field.split(".")
         inner = body
         for name in path:
             inner = inner.setdefault(name, {})
-        inner[last] = json.loads(self.example)
+        value = json.loads(self.example)
+        inner[last] = value if ENDPOINTS[self.endpoint].multipart else _with_sound(value)
         return body
+
+
+def _with_sound(value: Any) -> Any:
+    """JSON with the recordings that its strings stand for."""
+    if isinstance(value, dict):
+        return {name: _with_sound(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_sound(item) for item in value]
+    is_file = isinstance(value, str) and re.fullmatch(r"@\w+\.wav", value)
+    return base64.b64encode(SOUND).decode() if is_file else value
 
 
 def _rows(endpoint: str, table: str) -> list[Row]:
@@ -128,6 +157,14 @@ def _part(value: Any) -> tuple[Any, ...]:
     if isinstance(value, str) and value.startswith("@"):
         return (value[1:], SOUND, "audio/wav")
     return (None, value if isinstance(value, str) else json.dumps(value))
+
+
+@pytest.fixture
+async def client(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    config = ServerConfig(voices_dir=str(tmp_path / "voices"))
+    transport = httpx.ASGITransport(create_app(engine, config))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
 
 
 @pytest.mark.parametrize("row", ROWS)
