@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format bench doctor clean
+.PHONY: help install serve test test-browser lint format bench doctor clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Extra arguments go in ARGS, for example: make serve ARGS="/models/Step-Audio-2-mini --port 8000"'
 
 install: $(STAMP) ## Create .venv with the pinned packages (PIP_ARGS="--extra-index-url ..." to choose a torch build)
@@ -27,6 +27,11 @@ serve: install ## Serve the built-in model on http://127.0.0.1:8092 (ARGS= for a
 
 test: install ## Run the tests, except those marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-browser: install ## Run the playground's tests in this machine's Chromium
+	@test -n "$$CADENCE_TEST_CHROMIUM" || command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || \
+	  { echo "The playground is tested in a Chromium of this machine, and there is none. Install one (Debian: apt-get install chromium) or name one: make test-browser CADENCE_TEST_CHROMIUM=/path/to/chrome" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
 
 lint: install ## Check style, formatting and types
 	$(BIN)/ruff check .

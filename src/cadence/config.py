@@ -77,6 +77,7 @@ class ServerConfig:
     silence of a client that sends, `send_stall_s` of one that reads. With `allow_url_fetch` audio may
     come from http(s) URLs: of hosts in `allowed_media_domains` when that is not empty, else of any
     host whose every address is public. `allowed_local_media_path` permits `file://` below it.
+    `playground` serves the page at `/`.
 
     At most `max_sockets` WebSockets are open. One is closed after `socket_idle_s` without a message from
     its client, a realtime session after `session_s` in all. A spoken turn lasts `max_turn_s` at most; of
@@ -109,6 +110,7 @@ class ServerConfig:
     allowed_media_domains: tuple[str, ...] = ()
     allowed_local_media_path: str | None = None
     drain_s: float = 30.0
+    playground: bool = True
     max_sockets: int = 128
     socket_message_bytes: int = 16 << 20
     socket_idle_s: float = 600.0

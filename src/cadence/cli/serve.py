@@ -71,6 +71,9 @@ NO_EFFECT = {
 @click.option(
     "--url-fetch/--no-url-fetch", default=None, help="Fetch audio from URLs.  [default: on, public hosts]"
 )
+@click.option(
+    "--playground/--no-playground", default=None, help="The page at / to try everything on.  [default: on]"
+)
 @click.option("--default-voice", help="Voice of requests that name none.")
 @click.option("--default-prompt-wav", help="Recording to take the default voice from.")
 @voices_dir_option
@@ -132,7 +135,7 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     token2wav = stage | _given(options, "default_voice", "default_prompt_wav")
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
-    server = _given(options, "host", "port", "allowed_local_media_path", "max_voices")
+    server = _given(options, "host", "port", "allowed_local_media_path", "max_voices", "playground")
     if options["voice_uploads"] != "off":
         server |= {"voices_dir": options["voices_dir"], "voice_policy": options["voice_uploads"]}
     if options["url_fetch"] is not None:
@@ -178,7 +181,10 @@ async def _serve(config: ServeConfig, console: Console) -> None:
     with LoadingDisplay(console) as display:
         engine = await start_engine(config, progress=display.report)
     try:
-        await run_server(engine, config.server, on_listening=lambda url: _invite(console, url, engine.info))
+        page = config.server.playground
+        await run_server(
+            engine, config.server, on_listening=lambda url: _invite(console, url, engine.info, page)
+        )
     finally:
         await engine.aclose()
 
@@ -197,11 +203,13 @@ def _check_address(host: str, port: int) -> None:
         raise ConfigError(f"Cannot listen on {host} port {port}: {reason}.", param="--port") from error
 
 
-def _invite(console: Console, url: str, info: ModelInfo) -> None:
-    """Where the server is, what it serves, and a first thing to try."""
+def _invite(console: Console, url: str, info: ModelInfo, page: bool) -> None:
+    """Where the server and its page are, what it serves, and a first thing to try."""
     label = ", random weights" if info.random_weights else ""
     voices = f"; voices: {', '.join(info.voices)}" if info.voices else ""
     console.print(f"Cadence is ready: [bold]{url}[/] ({info.model_id}{label}{voices})")
+    if page:
+        console.print(f"Playground: [bold]{url}/[/] in a browser: speak, listen, talk")
     if info.can_speak:
         route, body = "audio/speech", '{"input": "Hello, this is Cadence."}'
         target = " -o hello.wav"

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 import cadence
 from cadence.config import ServerConfig
 from cadence.engine_base import EngineClient
-from cadence.server.auth import ApiKeyMiddleware, KeyRing
+from cadence.server.auth import OPEN_PATHS, ApiKeyMiddleware, KeyRing
 from cadence.server.chat import chat_router
 from cadence.server.consents import consents_router
 from cadence.server.context import Context
@@ -19,6 +19,7 @@ from cadence.server.errors import install_error_handlers
 from cadence.server.middleware import AdmissionMiddleware, BorderMiddleware
 from cadence.server.models import models_router
 from cadence.server.openapi import install_openapi
+from cadence.server.playground import playground_routes
 from cadence.server.realtime.route import realtime_router
 from cadence.server.run import run_app
 from cadence.server.speech import speech_router
@@ -65,12 +66,14 @@ def _build(context: Context) -> FastAPI:
         speech_stream_router,
     ):
         app.include_router(make_router(context))
+    page = playground_routes() if config.playground else []
+    app.router.routes.extend(page)
     keys = KeyRing(config.api_keys)
     install_error_handlers(app)
     install_openapi(app, lambda: voice_names(context.engine.info), with_keys=bool(keys))
     # Added last stands outermost: CORS, then the border, then keys, then admission.
     app.add_middleware(AdmissionMiddleware, context=context)
-    app.add_middleware(ApiKeyMiddleware, keys=keys)
+    app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS.union(route.path for route in page))
     app.add_middleware(BorderMiddleware)
     if config.allowed_origins:
         app.add_middleware(

@@ -1,4 +1,5 @@
-"""API keys. With keys set, every route but the probes needs one, `/metrics` and unknown paths included."""
+"""API keys. With keys set, every route but the probes and the playground's files needs one,
+`/metrics` and unknown paths included."""
 
 from __future__ import annotations
 
@@ -40,11 +41,12 @@ class KeyRing:
 
 
 class ApiKeyMiddleware:
-    """Lets requests pass that carry `Authorization: Bearer KEY` with an accepted key."""
+    """Lets requests pass that carry `Authorization: Bearer KEY` with an accepted key; all to `open_paths`."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str] = OPEN_PATHS) -> None:
         self._app = app
         self._keys = keys
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -58,7 +60,8 @@ class ApiKeyMiddleware:
             await refuse_socket(WebSocket(scope, receive, send), error)
 
     def _guards(self, scope: Scope) -> bool:
-        return scope["type"] in ("http", "websocket") and bool(self._keys) and scope["path"] not in OPEN_PATHS
+        asks = scope["type"] in ("http", "websocket")
+        return asks and bool(self._keys) and scope["path"] not in self._open_paths
 
 
 def _bearer(scope: Scope) -> bytes:
