@@ -100,10 +100,19 @@ def pitch_hz(voice: str) -> float:
 
 
 @pytest.fixture(scope="package")
-def page_server() -> Iterator[Live]:
-    """One server for all pages."""
-    with run_live(FakeEngine(delay_s=0.02), ServerConfig()) as live:
+def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One server for all pages; it keeps voices."""
+    folder = tmp_path_factory.mktemp("voices")
+    with run_live(FakeEngine(delay_s=0.02), ServerConfig(voices_dir=str(folder))) as live:
         yield live
+
+
+@pytest.fixture(scope="package")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of talk, as a file."""
+    path = tmp_path_factory.mktemp("recording") / "talk.wav"
+    path.write_bytes(encode_wav(talk(SPEECH_S, seed=5, rate_hz=24_000), 24_000))
+    return path
 
 
 @pytest.fixture

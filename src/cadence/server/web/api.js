@@ -72,7 +72,10 @@ export async function* events(response) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        if (error.name === "AbortError") throw error;
+        throw new ApiError("The connection broke before the answer was complete.");
+      });
       rest += (value ?? "").replaceAll("\r\n", "\n");
       const blocks = rest.split("\n\n");
       rest = done ? "" : blocks.pop();

@@ -1,6 +1,6 @@
 // Listen: a recording goes out, and its transcript is written while the server still hears it.
 
-import { ApiError, events, request, requestJson } from "./api.js";
+import { ApiError, events, request } from "./api.js";
 import { recordWith } from "./audio/recorder.js";
 import { byId, fillSelect, saveFile, seconds, showProblem } from "./dom.js";
 import { SoundPicture } from "./draw/sound-picture.js";
@@ -20,9 +20,10 @@ function fields(extra = {}) {
   const form = new FormData();
   form.append("file", recording, recording.name || "recording");
   if (model) form.append("model", model);
-  const [language, prompt] = ["language", "prompt"].map((name) => byId(`listen-${name}`).value.trim());
-  if (language && task() === "transcriptions") form.append("language", language);
-  if (prompt) form.append("prompt", prompt);
+  for (const name of ["language", "hotwords"]) {
+    const value = byId(`listen-${name}`).value.trim();
+    if (value) form.append(name, value);
+  }
   for (const [name, value] of Object.entries(extra)) form.append(name, value);
   return form;
 }
@@ -69,12 +70,8 @@ async function transcribe() {
 
 /** The transcript as it comes: deltas, then the whole. */
 async function* pieces(signal) {
-  const path = `/v1/audio/${task()}`;
-  if (task() === "translations") {
-    yield { whole: (await requestJson(path, { method: "POST", form: fields(), signal })).text };
-    return;
-  }
-  const response = await request(path, { method: "POST", form: fields({ stream: "true" }), signal });
+  const form = fields({ stream: "true" });
+  const response = await request(`/v1/audio/${task()}`, { method: "POST", form, signal });
   let complete = false;
   for await (const event of events(response)) {
     if (event.error || event.type === "error") {

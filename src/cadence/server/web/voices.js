@@ -1,6 +1,6 @@
 // Voices: those of the checkpoint and those that people added; the other tabs' voice pickers follow.
 
-import { request, requestJson } from "./api.js";
+import { ApiError, request, requestJson } from "./api.js";
 import { Player } from "./audio/player.js";
 import { recordWith } from "./audio/recorder.js";
 import { byId, icon, make, showProblem } from "./dom.js";
@@ -22,12 +22,8 @@ export function onVoices(listener) {
 }
 
 export async function loadVoices() {
-  const { voices, uploaded_voices: added = [] } = await requestJson(ROUTE);
-  const names = new Set(added.map((voice) => voice.name));
-  known = voices.map((voice) => {
-    const id = voice.id ?? voice.name ?? voice;
-    return { id, label: voice.name ?? id, uploaded: names.has(voice.name ?? id) };
-  });
+  const { voices } = await requestJson(ROUTE);
+  known = voices.map(({ id, name, type }) => ({ id, label: name, uploaded: type !== "built_in" }));
   listeners.forEach((listener) => listener(known));
 }
 
@@ -93,16 +89,16 @@ async function forget(voice, button) {
 }
 
 async function add() {
-  const { name, file, ref_text: text } = form.elements;
+  const { file, ref_text: text } = form.elements;
+  const name = form.elements.name.value.trim();
   const sample = file.files[0] ?? recorded;
   showProblem(byId("voice-problem"), null);
   if (!sample) {
-    showProblem(byId("voice-problem"), Object.assign(new Error("Choose or record a sample of the voice first."), { status: 0 }));
-    return;
+    return showProblem(byId("voice-problem"), new ApiError("Choose or record a sample of the voice first."));
   }
   const data = new FormData();
-  data.append("name", name.value.trim());
-  data.append("consent", "confirmed by the person who uploaded it");
+  data.append("name", name);
+  data.append("consent", `confirmed on the playground, ${new Date().toISOString().slice(0, 10)}`);
   data.append("audio_sample", sample, sample.name);
   if (text.value.trim()) data.append("ref_text", text.value.trim());
   const button = form.querySelector("[type=submit]");
@@ -110,7 +106,7 @@ async function add() {
   byId("voice-status").textContent = "The server listens to the recording…";
   try {
     await request(ROUTE, { method: "POST", form: data });
-    byId("voice-status").textContent = `${name.value.trim()} was added. Every tab can speak with it now.`;
+    byId("voice-status").textContent = `${name} was added. Every tab can speak with it now.`;
     form.reset();
     keep(null);
     await loadVoices();
