@@ -381,7 +381,7 @@ async def test_a_request_brings_its_voice(client: httpx.AsyncClient, engine: Fak
     for fields in (
         {"ref_audio": bare},
         {"ref_audio": url, "ref_text": "Hello.", "voice": "default"},
-        {"ref_audio": [url]},
+        {"ref_audio": [url], "task_type": "Base"},
         {"references": [{"audio_path": url, "text": "Hello."}]},
     ):
         assert (await speak(client, **fields)).status_code == 200
@@ -405,6 +405,8 @@ async def test_ref_audio_that_is_refused(client: httpx.AsyncClient, engine: Fake
         ({"ref_audio": sound(), "voice": "default_male"}, 400, "conflicting_fields", "voice"),
         ({"ref_audio": [sound(), sound()]}, 400, "invalid_value", "ref_audio"),
         ({"ref_audio": []}, 400, "invalid_value", "ref_audio"),
+        ({"task_type": "Base"}, 400, "conflicting_fields", "task_type"),
+        ({"task_type": "CustomVoice", "ref_audio": sound()}, 400, "conflicting_fields", "task_type"),
         ({"ref_text": "Hello."}, 400, "conflicting_fields", "ref_text"),
         ({"references": [{"audio_path": "!"}]}, 400, "invalid_base64", "references.0.audio_path"),
         ({"references": [{}]}, 400, "missing_field", "references.0.audio_path"),

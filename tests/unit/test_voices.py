@@ -6,6 +6,7 @@ import io
 import logging
 import shutil
 import wave
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from cadence.config import Token2WavConfig
 from cadence.errors import CheckpointError, ConfigError, InvalidAudio, InvalidRequest
 from cadence.models.onnx import SpeakerEncoder, SpeechTokenizer
 from cadence.models.sample_onnx import write_speaker_encoder
+from cadence.runtime.launch import start_stages
+from cadence.runtime.stages import StageSpec
 from cadence.token2wav import voices
+from cadence.token2wav.local import LocalToken2Wav
 from cadence.token2wav.voices import DEFAULT_WAV_ENV, VoiceEncoder, VoiceStore
+from cadence.types import SpeechRequest
 
 
 def wav(seconds: float, rate_hz: int = 24_000, channels: int = 1, seed: int = 0) -> bytes:
@@ -103,6 +108,50 @@ def test_what_is_configured_must_exist(checkpoint: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(DEFAULT_WAV_ENV, "missing.wav")
     with pytest.raises(ConfigError, match=DEFAULT_WAV_ENV):
         VoiceStore(checkpoint)
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+async def test_a_broken_default_is_a_clear_error_before_serving(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, in_process: bool
+) -> None:
+    broken = checkpoint / "own.wav"
+    spec = StageSpec.token2wav(checkpoint, Token2WavConfig(device="cpu", threads=1))
+
+    async def start() -> None:
+        await start_stages([spec], in_process=in_process, progress=lambda text, share: None)
+
+    monkeypatch.setenv(DEFAULT_WAV_ENV, str(broken))
+    for content, expected in (
+        (None, DEFAULT_WAV_ENV),
+        (b"RIFF not really", r"own\.wav.*STEP_AUDIO2_DEFAULT_PROMPT_WAV"),
+        (wav(0.3), r"own\.wav.*at least 0\.5 s"),
+    ):
+        if content is not None:
+            broken.write_bytes(content)
+        with pytest.raises(ConfigError, match=expected):
+            await start()
+
+
+async def test_the_default_of_the_environment_is_spoken_with(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Token2WavConfig(device="cpu", threads=1, num_steps=2)
+
+    async def speak(voice: str) -> np.ndarray:
+        async def codes() -> AsyncIterator[list[int]]:
+            yield list(range(20))
+
+        stage = LocalToken2Wav.load(checkpoint, config)
+        try:
+            request = SpeechRequest(request_id="a", voice=voice, seed=1)
+            return np.concatenate([chunk.samples async for chunk in stage.generate(request, codes())])
+        finally:
+            await stage.aclose()
+
+    male = await speak("default_male")
+    assert not np.array_equal(await speak("default"), male)
+    monkeypatch.setenv(DEFAULT_WAV_ENV, str(checkpoint / "assets" / "default_male.wav"))
+    assert np.array_equal(await speak("default"), male)
 
 
 def test_a_checkpoint_without_voices(checkpoint: Path) -> None:

@@ -48,6 +48,7 @@ def speech_reference(body: SpeechBody, voice: str) -> Reference | None:
         item = body.references[0]
         where = "references.0."
         found = Reference(item.audio_path, item.text, f"{where}audio_path", f"{where}text")
+    _check_task(body.task_type, found)
     if found is not None and voice != DEFAULT:
         raise InvalidRequest(
             f"{found.audio_param!r} brings a voice of its own; with it, 'voice' must be \"default\".",
@@ -55,6 +56,17 @@ def speech_reference(body: SpeechBody, voice: str) -> Reference | None:
             code="conflicting_fields",
         )
     return found
+
+
+def _check_task(task: str | None, found: Reference | None) -> None:
+    """Refuse a `task_type` that says something else than the other fields."""
+    if task == "VoiceDesign":
+        raise InvalidRequest(
+            "Voices cannot be made from descriptions here.", param="task_type", code="unsupported_field"
+        )
+    if task is not None and (task == "Base") != (found is not None):
+        needs = "needs 'ref_audio'" if task == "Base" else "names a voice and brings no recording"
+        raise InvalidRequest(f"{task!r} {needs}.", param="task_type", code="conflicting_fields")
 
 
 async def read_reference(reference: Reference, context: Context) -> VoiceSample:

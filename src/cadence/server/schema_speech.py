@@ -51,7 +51,6 @@ class SpeechBody(Sampling):
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "language": ("Auto", "auto"),
-        "task_type": (),
         "ref_audio_2": (),
         "speaker_embedding": (),
         "x_vector_only_mode": (False,),
@@ -89,6 +88,9 @@ class SpeechBody(Sampling):
     )
     references: Annotated[list[ReferenceItem], Field(max_length=1)] | None = Field(
         None, description="The same as `ref_audio` and `ref_text`."
+    )
+    task_type: Literal["CustomVoice", "VoiceDesign", "Base"] | None = Field(
+        None, description="As vLLM-Omni's clients say it: CustomVoice names a voice, Base brings `ref_audio`."
     )
     instructions: Annotated[Text, Field(max_length=8_000)] | None = Field(
         None, description="How to say it: replaces the system prompt of reading aloud."

@@ -21,7 +21,7 @@ from cadence.server.schema_speech import SpeechBody
 from cadence.server.stream import STREAM_HEADERS, Sender, closing, sse
 from cadence.server.usage import speech_usage, usage_headers
 from cadence.server.voice import choose_voice
-from cadence.types import OUTPUT_RATE_HZ, AudioChunk, Done, Message, Request, TextPart
+from cadence.types import OUTPUT_RATE_HZ, AudioChunk, Done, Message, Request, TextPart, VoiceSample
 
 __all__ = ["SpeechJob"]
 
@@ -36,7 +36,10 @@ class SpeechJob:
         InvalidRequest, NotFound: what the schema cannot check: model, voice, length, format.
     """
 
-    def __init__(self, context: Context, body: SpeechBody, request_id: str) -> None:
+    def __init__(
+        self, context: Context, body: SpeechBody, request_id: str, *, sample: VoiceSample | None = None
+    ) -> None:
+        """`sample`: the recording that the body brings, when it has been read before."""
         self._engine = context.engine
         self._outcomes = context.outcomes
         self._request_id = request_id
@@ -57,8 +60,15 @@ class SpeechJob:
         self._context = context
         self._request = _engine_request(context, body)
         self._reference = speech_reference(body, self._request.voice)
+        self._sample = sample
         self._limit_is_own = speech_limit(body) is not None
         self.work = self._mode(body)
+
+    async def read_sample(self) -> VoiceSample | None:
+        """The recording that the body brings, fetched and checked; None when it brings none."""
+        if self._sample is None and self._reference is not None:
+            self._sample = await read_reference(self._reference, self._context)
+        return self._sample
 
     def _mode(self, body: SpeechBody) -> Callable[[Sender], Awaitable[None]]:
         """Which of the three ways to send the sound."""
@@ -146,10 +156,7 @@ class SpeechJob:
         """The sound, then Done. No sound at all is an error: silence would pass for success."""
         heard = False
         with self._outcomes.follow(self._request_id) as outcome, _own_field_names():
-            request = self._request
-            if self._reference is not None:
-                sample = await read_reference(self._reference, self._context)
-                request = dataclasses.replace(request, voice_sample=sample)
+            request = dataclasses.replace(self._request, voice_sample=await self.read_sample())
             async with closing(self._engine.generate(request)) as events:
                 async for event in events:
                     if isinstance(event, AudioChunk):

@@ -113,7 +113,7 @@ class VoiceStore:
         """
         self._folder = root / "token2wav"
         found = {path.stem: path for path in sorted((root / "assets").glob("*.wav"))}
-        default = _default_path(found, root, config or Token2WavConfig())
+        default, self._default_from = _default_path(found, root, config or Token2WavConfig())
         self._paths = {DEFAULT_VOICE: default, **found}
         self._prompts: dict[Path, VoicePrompt] = {}
         self._lock = threading.Lock()
@@ -160,16 +160,22 @@ class VoiceStore:
         try:
             return self._encoder.encode(path.read_bytes())
         except OSError as error:
-            raise CheckpointError(f"{path}: the voice cannot be read ({error}).") from error
+            raise CheckpointError(f"{self._called(path)}: the voice cannot be read ({error}).") from error
         except RequestError as error:
-            raise CheckpointError(f"{path}: not usable as a voice. {error}") from error
+            raise CheckpointError(f"{self._called(path)}: not usable as a voice. {error}") from error
+
+    def _called(self, path: Path) -> str:
+        """A file, and who named it when that was not the checkpoint."""
+        is_given = self._default_from is not None and path == self._paths[DEFAULT_VOICE]
+        return f"{path} (from {self._default_from})" if is_given else str(path)
 
 
-def _default_path(found: dict[str, Path], root: Path, config: Token2WavConfig) -> Path:
+def _default_path(found: dict[str, Path], root: Path, config: Token2WavConfig) -> tuple[Path, str | None]:
+    """The default voice's file, and what configured it."""
     if config.default_prompt_wav is not None and config.default_voice is not None:
         raise ConfigError("default_prompt_wav and default_voice name two default voices; give one.")
     if config.default_prompt_wav is not None:
-        return _existing(config.default_prompt_wav, "default_prompt_wav")
+        return _existing(config.default_prompt_wav, "default_prompt_wav"), "default_prompt_wav"
     if config.default_voice is not None and config.default_voice != DEFAULT_VOICE:
         if config.default_voice not in found:
             raise ConfigError(
@@ -177,15 +183,15 @@ def _default_path(found: dict[str, Path], root: Path, config: Token2WavConfig) -
                 param="default_voice",
                 hint=f"Voices: {', '.join(found)}.",
             )
-        return found[config.default_voice]
+        return found[config.default_voice], None
     if given := os.environ.get(DEFAULT_WAV_ENV):
-        return _existing(given, DEFAULT_WAV_ENV)
+        return _existing(given, DEFAULT_WAV_ENV), DEFAULT_WAV_ENV
     if not found:
         raise CheckpointError(
             f"{root / 'assets'}: expected a recording default_female.wav to take the voice from, found none.",
             hint="Give one with --default-prompt-wav or STEP_AUDIO2_DEFAULT_PROMPT_WAV.",
         )
-    return found.get("default_female", next(iter(found.values())))
+    return found.get("default_female", next(iter(found.values()))), None
 
 
 def _existing(name: str, param: str) -> Path:

@@ -10,6 +10,7 @@ from cadence.errors import InvalidRequest
 from cadence.server.schema import Body, Text, parse
 from cadence.server.schema_speech import SpeechBody
 from cadence.server.speech_stream.splitter import Granularity
+from cadence.types import VoiceSample
 
 __all__ = ["MESSAGES", "StreamConfig", "StreamOptions", "parse_config", "parse_message"]
 
@@ -30,6 +31,8 @@ class StreamConfig:
 
     def __init__(self, body: SpeechBody, options: StreamOptions) -> None:
         self._body = body
+        self.sample: VoiceSample | None = None
+        """The recording that the session brought, read once for all of its sentences."""
         self.stream_audio = bool(options.stream_audio)
         self.granularity: Granularity = options.split_granularity or "none"
 

@@ -93,7 +93,7 @@ class SpeechStream:
 
     async def _handle(self, data: dict[str, Any]) -> bool:
         if data.get("type") == "session.config":
-            self._configure(data)
+            await self._configure(data)
             return True
         if self._config is None:
             raise InvalidRequest("The first message must be a session.config.", param="type")
@@ -109,13 +109,14 @@ class SpeechStream:
             return False
         return True
 
-    def _configure(self, data: dict[str, Any]) -> None:
+    async def _configure(self, data: dict[str, Any]) -> None:
         if self._open:
             raise InvalidRequest(
                 "An utterance is being written; finish or cancel it first.", code="utterance_in_progress"
             )
         config = parse_config(data)
-        SpeechJob(self._context, config.speech("."), "check")  # raises what only the server knows
+        job = SpeechJob(self._context, config.speech("."), "check")  # raises what only the server knows
+        config.sample = await job.read_sample()
         self._config = config
         self._splitter = TextSplitter(config.granularity)
 

@@ -155,7 +155,8 @@ class Speaker:
         self._num_read += 1
         job: SpeechJob | None = None
         try:
-            job = SpeechJob(self._context, reading.sentence.config.speech(reading.sentence.text), _id())
+            config, text = reading.sentence.config, reading.sentence.text
+            job = SpeechJob(self._context, config.speech(text), _id(), sample=config.sample)
             async with closing(self._pieces(job, reading.sentence.config)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
