@@ -20,8 +20,12 @@ from cadence.errors import InvalidAudio, NotReady
 from cadence.fake import FakeEngine
 from cadence.server.app import create_app
 from cadence.types import ModelInfo
+from cadence.voices.sample import make_sample
 
+from .test_fetch import Site, site
 from .voice_kit import recording
+
+__all__ = ["site"]  # a fixture
 
 VOICES = "/v1/audio/voices"
 
@@ -422,3 +426,17 @@ async def test_ref_audio_from_a_permitted_folder(engine: FakeEngine, tmp_path: P
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
         answer = await speak(client, ref_audio=f"file://{tmp_path}/anna.wav")
     assert answer.status_code == 200 and engine.requests[-1].voice_sample is not None
+
+
+async def test_ref_audio_from_a_url(engine: FakeEngine, site: Site) -> None:
+    site.page("/anna.wav", recording(1.0))
+    app = create_app(engine, ServerConfig(allowed_media_domains=("localhost",)))
+    base = f"http://localhost:{site.port}"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+        assert (await speak(client, ref_audio=f"{base}/anna.wav")).status_code == 200
+        assert engine.requests[-1].voice_sample == make_sample(recording(1.0))
+        gone = await speak(client, ref_audio=f"{base}/none.wav")
+        assert error_of(gone) == (400, "url_fetch_failed", "ref_audio")
+        other = await speak(client, ref_audio="https://example.com/a.wav")
+        assert error_of(other)[::2] == (403, "ref_audio")
+    assert site.num_connections == 2

@@ -34,6 +34,7 @@ from cadence.types import (
     SamplingParams,
     TextDelta,
     TextPart,
+    VoiceSample,
 )
 
 
@@ -66,6 +67,21 @@ async def test_speech_answer_has_transcript_and_exact_length(kit: Kit, async_chu
     assert isinstance(done, Done) and done.usage.completion_audio_tokens == 42
     assert done.timings.audio_s == pytest.approx(42 / 25) and done.timings.first_audio_s is not None
     await assert_idle(engine, *stages)
+
+
+async def test_a_recording_takes_the_place_of_a_voice(kit: Kit) -> None:
+    engine, thinker, token2wav = kit.engine(kit.speech("hello there", 42))
+    sample = VoiceSample("a key", b"a recording")
+    await engine.prepare_voice(sample)
+    assert token2wav.prepared == {"a key"}
+    request = ask(output="speech", voice="not of the checkpoint", voice_sample=sample)
+    request = dataclasses.replace(request, sampling=SamplingParams(seed=7))
+    assert np.array_equal(sound_of(await collect(engine, request)), tone("a key", 7, 0, 42 * CODE_SAMPLES))
+    with pytest.raises(InvalidRequest):
+        await collect(engine, dataclasses.replace(request, voice_sample=None))
+    await engine.forget_voice("a key")
+    assert token2wav.prepared == set()
+    await assert_idle(engine, thinker, token2wav)
 
 
 async def test_speech_without_codes_is_legal(kit: Kit) -> None:
