@@ -264,6 +264,21 @@ async def test_telephone_sound(live: Live, kind: str) -> None:
     assert len(talk.sound()) == codes * 8000 / 25
 
 
+async def test_speed(live: Live) -> None:
+    async with talking(live, audio={"output": {"speed": 2.0}}) as talk:
+        await talk.say("A longer thing to say at twice the speed.")
+        await talk.it.response.create()
+        done = await talk.until("response.done")
+        answer, codes = done.response.output[0], done.response.usage.output_token_details.audio_tokens
+        assert len(talk.sound()) == codes * 960  # half the samples
+        await talk.it.conversation.item.truncate(item_id=answer.id, content_index=0, audio_end_ms=400)
+        await talk.until("conversation.item.truncated")
+        await talk.it.response.create()
+        await talk.until("response.done")
+    (part,) = live.engine.requests[1].messages[-1].content
+    assert isinstance(part, SpeechPart) and part.codes == tuple(range(20))  # 800 ms of the model's speech
+
+
 async def test_cancel(live: Live) -> None:
     live.engine.delay_s = 0.02
     async with talking(live) as talk:
@@ -392,6 +407,26 @@ async def test_what_was_heard_is_transcribed_on_demand(live: Live) -> None:
     assert request.messages[0].content == (TextPart(listen_prompt(spoken=[find_language("en", "")])),)
 
 
+async def test_a_session_that_only_transcribes(live: Live) -> None:
+    query = {"intent": "transcription"}
+    async with (
+        live.openai() as client,
+        client.realtime.connect(model="gpt-4o-transcribe", extra_query=query) as connection,
+    ):
+        talk = Talk(connection)
+        created = await talk.until("session.created")
+        assert created.session.type == "transcription"
+        listen = {"transcription": {"model": "gpt-4o-transcribe", "language": "en"}}
+        await connection.session.update(session={"type": "transcription", "audio": {"input": listen}})  # type: ignore[typeddict-item]
+        await talk.until("session.updated")
+        await talk.send_sound(spoken(1.0) + SILENCE * 10)
+        done = await talk.until("conversation.item.input_audio_transcription.completed")
+        assert done.transcript.startswith("I heard")
+        await connection.response.create()
+        assert (await talk.until("error")).error.code == "no_responses"
+    assert len(live.engine.requests) == 1
+
+
 async def test_a_conversation_that_is_too_long_loses_its_beginning(live: Live) -> None:
     def too_long(request: Request) -> FakeFault | None:
         error = PromptTooLong("Too long.", param="messages")
@@ -443,13 +478,13 @@ async def test_settings(live: Live) -> None:
     [
         ({"voice": "x"}, "session.voice", "unknown_field"),
         ({"audio": {"output": {"voice": "nope"}}}, "session.audio.output.voice", "voice_not_found"),
-        ({"audio": {"output": {"speed": 2}}}, "session.audio.output.speed", "unsupported_field"),
+        ({"audio": {"output": {"speed": 5}}}, "session.audio.output.speed", "invalid_value"),
         (
             {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}},
             "session.audio.input.turn_detection.type",
             "invalid_value",
         ),
-        ({"model": "other"}, "model", "model_not_found"),
+        ({"model": "other"}, "session.model", "model_not_found"),
         (
             {"audio": {"input": {"transcription": {"language": "Klingon"}}}},
             "session.audio.input.transcription.language",

@@ -173,6 +173,11 @@ async def test_a_socket_outlives_the_time_for_a_first_request(monkeypatch: pytes
         ('{"type": "conversation.item.truncate", "item_id": "x"}', "content_index", "missing_field"),
         ('{"type": "response.create", "response": {"seed": "x"}}', "response.seed", "invalid_value"),
         (
+            '{"type": "response.create", "response": {"audio": {"output": {"voice": "x"}}}}',
+            "response.audio.output.voice",
+            "voice_not_found",
+        ),
+        (
             '{"type": "conversation.item.create", "item": {"type": "message", "role": "user"}}',
             "item.content",
             "missing_field",

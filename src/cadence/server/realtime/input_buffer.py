@@ -86,6 +86,11 @@ class InputBuffer:
         """Whether a turn has begun and not ended."""
         return self._turns is not None and self._turns.speaking
 
+    @property
+    def ready(self) -> bool:
+        """Whether what hears turns is loaded, if it is needed."""
+        return self._vad is None or self._detector is not None
+
     def configure(self, how: AudioFormat, vad: ServerVad | None) -> None:
         """Take new settings; what is held stays. A new way of hearing turns starts afresh."""
         if how != self._format:

@@ -13,7 +13,7 @@ from cadence.errors import InvalidRequest, PayloadTooLarge
 from cadence.prompt import MIN_AUDIO_S
 from cadence.server.context import Context, new_id
 from cadence.server.fetch import decode_base64
-from cadence.server.realtime.conversation import Item, Part
+from cadence.server.realtime.conversation import AnyItem, CallItem, Item, OutputItem, Part
 from cadence.server.realtime.input_buffer import decode_sound
 from cadence.server.realtime.schema import ContentBody, ItemBody
 from cadence.server.realtime.settings import AudioFormat
@@ -28,7 +28,7 @@ _KINDS = {
 }
 
 
-async def read_item(body: ItemBody, how: AudioFormat, context: Context, param: str) -> Item:
+async def read_item(body: ItemBody, how: AudioFormat, context: Context, param: str) -> AnyItem:
     """An item from its description.
 
     Args:
@@ -39,10 +39,11 @@ async def read_item(body: ItemBody, how: AudioFormat, context: Context, param: s
         InvalidRequest, InvalidAudio, PayloadTooLarge: names the field at fault.
     """
     item_id = body.id or f"item_{new_id()}"
-    if body.type != "message":
-        raise InvalidRequest(
-            "Function calls are not supported.", param=f"{param}.type", code="unsupported_value"
-        )
+    if body.type == "function_call":
+        name, arguments = _field(body, "name", param), _field(body, "arguments", param)
+        return CallItem(item_id, name, body.call_id or f"call_{new_id()}", arguments)
+    if body.type == "function_call_output":
+        return OutputItem(item_id, _field(body, "call_id", param), _field(body, "output", param))
     if body.role is None or body.content is None:
         missing = "role" if body.role is None else "content"
         raise InvalidRequest(
@@ -83,6 +84,15 @@ async def _read_part(content: ContentBody, how: AudioFormat, context: Context, w
 
 def _at_input_rate(sound: NDArray[np.float32], rate_hz: int) -> NDArray[np.int16]:
     return to_int16(resample(sound, rate_hz, INPUT_RATE_HZ))
+
+
+def _field(body: ItemBody, name: str, param: str) -> str:
+    value: str | None = getattr(body, name)
+    if value is None:
+        raise InvalidRequest(
+            f"An item of type {body.type} needs '{name}'.", param=f"{param}.{name}", code="missing_field"
+        )
+    return value
 
 
 def _required(content: ContentBody, name: str, where: str) -> str:

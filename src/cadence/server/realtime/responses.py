@@ -7,20 +7,29 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cadence.errors import CadenceError, InvalidRequest, PromptTooLong
 from cadence.server.context import Context, new_id
 from cadence.server.errors import as_cadence_error
 from cadence.server.middleware import where_of
-from cadence.server.realtime.conversation import Conversation, Item, engine_messages
+from cadence.server.realtime.conversation import (
+    AnyItem,
+    Conversation,
+    OutputItem,
+    check_call,
+    engine_messages,
+)
 from cadence.server.realtime.events import ServerEvent
 from cadence.server.realtime.items import read_item
 from cadence.server.realtime.schema import parse_item
 from cadence.server.realtime.settings import ResponseBody, Settings
+from cadence.server.realtime.tools import with_tools
 from cadence.server.realtime.writer import Reason, ResponseWriter
+from cadence.server.reply import ReplyPlan
 from cadence.server.socket import Socket, SocketGone
 from cadence.server.stream import closing
-from cadence.types import AudioChunk, Done, Event, Request, TextDelta
+from cadence.types import Done, Event, Request
 
 __all__ = ["Responses"]
 
@@ -35,8 +44,9 @@ class _Running:
 
     writer: ResponseWriter
     settings: Settings
+    speaks: bool
     in_conversation: bool
-    items: Sequence[Item]
+    items: Sequence[AnyItem]
     task: asyncio.Task[None] | None = None
     ending: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,7 +73,7 @@ class Responses:
             CadenceError: the response cannot be asked for like this, or another one is being given.
         """
         own = body.model_copy(update={"conversation": None, "metadata": None, "input": None})
-        settings = settings.updated(own, self._context)
+        settings = settings.updated(own, self._context, "response")
         in_conversation = body.conversation != "none"
         items = await self._items(body, settings)
         self._check_room(in_conversation)
@@ -72,10 +82,17 @@ class Responses:
             "metadata": body.metadata,
             "conversation_id": self._conversation.id if in_conversation else None,
         }
+        speaks = settings.speaks and settings.call is None  # a call that must be made is written, not spoken
+        thinks = self._context.engine.info.thinks and not speaks and settings.call is None
         writer = ResponseWriter(
-            shown, spoken=settings.speaks, how=settings.output_format, in_conversation=in_conversation
+            shown,
+            spoken=speaks,
+            how=settings.output_format,
+            speed=settings.speed,
+            plan=ReplyPlan(thinks=thinks, tools=bool(settings.tools), call=settings.call),
+            conversation=self._conversation if in_conversation else None,
         )
-        running = _Running(writer, settings, in_conversation, items)
+        running = _Running(writer, settings, speaks, in_conversation, items)
         self._running[writer.response_id] = running
         await self._socket.send(writer.created())
         running.task = asyncio.create_task(self._answer(running))
@@ -127,18 +144,20 @@ class Responses:
                 f"A session gives at most {MAX_RESPONSES} responses at once.", code="too_many_responses"
             )
 
-    async def _items(self, body: ResponseBody, settings: Settings) -> Sequence[Item]:
+    async def _items(self, body: ResponseBody, settings: Settings) -> Sequence[AnyItem]:
         """What is to be answered: the conversation, or the response's own input."""
         if body.input is None:
             return [item for item in self._conversation if not item.forgotten]
-        found = []
+        found: list[AnyItem] = []
         for i, data in enumerate(body.input):
             where = f"response.input.{i}"
             if data.get("type") == "item_reference":
-                found.append(self._conversation.find(str(data.get("id")), f"{where}.id"))
+                item = self._conversation.find(str(data.get("id")), f"{where}.id")
             else:
-                item = parse_item(data)
-                found.append(await read_item(item, settings.input_format, self._context, where))
+                item = await read_item(parse_item(data), settings.input_format, self._context, where)
+            if isinstance(item, OutputItem):
+                check_call(item, found, where)
+            found.append(item)
         return found
 
     async def _stop(self, running: _Running, reason: Reason, first: ServerEvent | None = None) -> None:
@@ -158,8 +177,6 @@ class Responses:
         try:
             async with closing(self._events(running)) as events:
                 async for event in events:
-                    if not writer.started and isinstance(event, TextDelta | AudioChunk):
-                        await self._socket.send(*self._open(running))
                     if isinstance(event, Done):
                         await self._end(running, writer.finished(event))
                         self._remember_length(event)
@@ -175,12 +192,6 @@ class Responses:
         finally:
             self._forget(running)
 
-    def _open(self, running: _Running) -> list[ServerEvent]:
-        previous = None
-        if running.in_conversation:
-            previous = self._conversation.add(running.writer.item)
-        return running.writer.opened(previous)
-
     async def _end(self, running: _Running, events: Sequence[ServerEvent]) -> None:
         running.ending = True
         await self._socket.send(*events)
@@ -193,16 +204,17 @@ class Responses:
         """The engine's events. A conversation that got too long loses its oldest part, unless forbidden."""
         engine, settings = self._context.engine, running.settings
         items = running.items
-        output = "speech" if settings.speaks else "text"
+        output: Literal["text", "speech"] = "speech" if running.speaks else "text"
         while True:
             request = Request(
                 request_id=f"realtime-{new_id()}",
-                messages=engine_messages(settings.instructions, items),
-                output="speech" if settings.speaks else "text",
+                messages=with_tools(engine_messages(settings.instructions, items), settings.tools),
+                output=output,
                 voice=settings.voice,
                 sampling=settings.sampling(engine.default_sampling[output]),
-                with_codes=settings.speaks,
-                word_timestamps=settings.speaks,
+                call=settings.call,
+                with_codes=running.speaks,
+                word_timestamps=running.speaks,
             )
             try:
                 async with closing(engine.generate(request)) as events:

@@ -10,12 +10,12 @@ from pydantic import Field
 from cadence.errors import InvalidRequest
 from cadence.server.body import parse_json
 from cadence.server.realtime.settings import ResponseBody, SessionBody
+from cadence.server.realtime.tools import ToolName
 from cadence.server.schema import Body, Text, parse
 
 __all__ = ["EVENTS", "ClientEvent", "ItemBody", "parse_event", "parse_item", "read_text"]
 
 ItemId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
-ToolName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class ContentBody(Body):

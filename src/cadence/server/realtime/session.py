@@ -21,7 +21,7 @@ from cadence.server.errors import as_cadence_error
 from cadence.server.fetch import decode_base64
 from cadence.server.middleware import where_of
 from cadence.server.realtime import schema
-from cadence.server.realtime.conversation import Conversation, Item, Part
+from cadence.server.realtime.conversation import AnyItem, Conversation, Item, OutputItem, Part, check_call
 from cadence.server.realtime.events import ServerEvent, error_event, server_event
 from cadence.server.realtime.input_buffer import InputBuffer, SpeechStarted, SpeechStopped
 from cadence.server.realtime.items import read_item
@@ -36,17 +36,19 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("cadence.server")
 
+_INLINE_BYTES = 24_000  # half a second of 24 kHz PCM: heard within a few milliseconds
+
 
 class Session:
     """Works on a socket until its client leaves, is silent for too long, or its time is up."""
 
-    def __init__(self, socket: Socket, context: Context, model: str) -> None:
+    def __init__(self, socket: Socket, context: Context, settings: Settings) -> None:
         config = context.config
         self._socket = socket
         self._context = context
         self._id = f"sess_{new_id()}"
         self._expires_at = int(time.time() + config.session_s)
-        self._settings = Settings.initial(context, model)
+        self._settings = settings
         self._conversation = Conversation(int(config.session_audio_s * INPUT_RATE_HZ))
         self._buffer = InputBuffer(config.max_turn_s)
         self._configure_buffer()
@@ -121,8 +123,9 @@ class Session:
         self._buffer.configure(self._settings.input_format, self._settings.turn_detection)
 
     def _session_event(self, kind: str) -> ServerEvent:
+        kind_of = "transcription_session" if self._settings.only_transcribes else "session"
         session = {
-            "object": "realtime.session",
+            "object": f"realtime.{kind_of}",
             "id": self._id,
             "expires_at": self._expires_at,
             **self._settings.wire(),
@@ -131,9 +134,13 @@ class Session:
 
     # ------------------------------------------------------------------ sound
     async def _append(self, event: schema.BufferAppend) -> None:
-        """More sound, and what turns begin and end in it. Off the event loop: sound may be minutes long."""
+        """More sound, and what turns begin and end in it; off the event loop unless it is short."""
         data = decode_base64(event.audio, "audio")
-        for edge in await asyncio.to_thread(self._buffer.append, data):
+        if len(data) <= _INLINE_BYTES and self._buffer.ready:
+            edges = self._buffer.append(data)
+        else:
+            edges = await asyncio.to_thread(self._buffer.append, data)
+        for edge in edges:
             if isinstance(edge, SpeechStarted):
                 await self._on_speech_started(edge)
             else:
@@ -160,7 +167,7 @@ class Session:
             )
         )
         await self._add_heard(edge.samples, self._speech_item_id)
-        if vad is not None and vad.create_response:
+        if vad is not None and vad.create_response and not self._settings.only_transcribes:
             await self._responses.start(self._settings, NO_CHANGES)
 
     async def _commit(self, event: schema.BufferCommit) -> None:
@@ -184,7 +191,7 @@ class Session:
             self._transcriber.start(item, wanted)
 
     # ------------------------------------------------------------------ items
-    async def _add(self, item: Item, after: str | None) -> None:
+    async def _add(self, item: AnyItem, after: str | None) -> None:
         previous = self._conversation.add(item, after)
         events = [
             server_event(f"conversation.item.{kind}", previous_item_id=previous, item=item.wire())
@@ -200,6 +207,8 @@ class Session:
 
     async def _create_item(self, event: schema.ItemCreate) -> None:
         item = await read_item(event.item, self._settings.input_format, self._context, "item")
+        if isinstance(item, OutputItem):
+            check_call(item, self._conversation, "item")
         await self._add(item, event.previous_item_id)
 
     async def _retrieve_item(self, event: schema.ItemRetrieve) -> None:
@@ -224,6 +233,8 @@ class Session:
 
     # ------------------------------------------------------------------ answers
     async def _create_response(self, event: schema.ResponseCreate) -> None:
+        if self._settings.only_transcribes:
+            raise InvalidRequest("A transcription session gives no responses.", code="no_responses")
         await self._responses.start(self._settings, event.response or NO_CHANGES)
 
     async def _cancel_response(self, event: schema.ResponseCancel) -> None:

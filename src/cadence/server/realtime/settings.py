@@ -9,18 +9,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from cadence.errors import InvalidRequest
+from cadence.errors import InvalidRequest, NotFound
 from cadence.server.context import Context
 from cadence.server.languages import find_language
 from cadence.server.listen_prompt import listen_prompt
+from cadence.server.realtime.tools import ToolChoice, Tools, choose_call
 from cadence.server.schema import INT64, Body, Sampling, Text
 from cadence.server.schema_speech import VoiceName, VoiceRef
 from cadence.server.voice import choose_voice
+from cadence.tokens import TEXT_MARKERS
 from cadence.types import SamplingParams
 
 __all__ = [
     "DEFAULT_INSTRUCTIONS",
     "NO_CHANGES",
+    "TRANSCRIBERS",
     "AudioFormat",
     "ResponseBody",
     "ServerVad",
@@ -32,7 +35,7 @@ __all__ = [
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 # What clients of OpenAI's API ask to transcribe with. Here one model does everything.
-_TRANSCRIBERS = frozenset(
+TRANSCRIBERS = frozenset(
     {"whisper-1", "gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper"}
     | {"gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-mini-transcribe-2025-12-15"}
 )
@@ -108,10 +111,9 @@ class InputAudio(Body):
 class OutputAudio(Body):
     """Sound to the client."""
 
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"speed": (1.0,)}
-
     format: AudioFormat | None = None
     voice: VoiceName | VoiceRef | None = None
+    speed: float | None = Field(None, ge=0.25, le=4.0, description="The pitch stays.")
 
 
 class Audio(Body):
@@ -127,16 +129,16 @@ class ResponseAudio(Body):
     output: OutputAudio | None = None
 
 
-_COMMON: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("auto", "none"),
-    "parallel_tool_calls": (True, False),
-    "prompt": (),
-    "reasoning": (),
-}
+_COMMON: Mapping[str, tuple[Any, ...]] = {"prompt": (), "reasoning": ()}
 
 
-class SessionBody(Sampling):
+class _Tools(Sampling):
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class SessionBody(_Tools):
     """A session's settings; in an update, those that change. Sampling fields are an extension."""
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -145,7 +147,7 @@ class SessionBody(Sampling):
         "include": ([],),
     }
 
-    type: Literal["realtime"] | None = None
+    type: Literal["realtime", "transcription"] | None = None
     model: str | None = None
     instructions: Instructions | None = None
     output_modalities: Modalities | None = None
@@ -154,7 +156,7 @@ class SessionBody(Sampling):
     audio: Audio | None = None
 
 
-class ResponseBody(Sampling):
+class ResponseBody(_Tools):
     """What one response has of its own; the rest is as the session says."""
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = _COMMON
@@ -175,59 +177,73 @@ NO_CHANGES = ResponseBody.model_validate({})
 class Settings:
     """What holds in a session, or for one response: checked, complete, not changed once made."""
 
-    def __init__(self, body: SessionBody, context: Context) -> None:
-        """Raises InvalidRequest or NotFound for what the schema cannot check."""
+    def __init__(self, body: SessionBody, context: Context, where: str = "session") -> None:
+        """Raises InvalidRequest or NotFound for what the schema cannot check; `where` in the event it is."""
         self._body = body
         audio = body.audio
         assert audio is not None and audio.input is not None and audio.output is not None
         assert audio.input.format is not None and audio.output.format is not None
         self.input_format = audio.input.format
         self.output_format = audio.output.format
+        self.only_transcribes = body.type == "transcription"
+        self.speed = audio.output.speed or 1.0
         self.turn_detection = audio.input.turn_detection
         self.transcription = audio.input.transcription
+        if self.only_transcribes and self.transcription is None:
+            raise InvalidRequest(
+                "A transcription session needs its transcription.", param="session.audio.input.transcription"
+            )
         self.instructions = body.instructions or ""
         self.speaks = body.output_modalities == ["audio"]
         self.truncates = body.truncation != "disabled"
-        self.voice = choose_voice(context.engine.info, session__audio__output__voice=audio.output.voice)
-        context.check_model(body.model)
+        places = {f"{where}__audio__output__voice": audio.output.voice}
+        self.voice = choose_voice(context.engine.info, **places)
+        _check_model(context, body.model, f"{where}.model")
         if self.speaks and not context.engine.info.can_speak:
             raise InvalidRequest(
-                "This server answers in text only.", param="session.output_modalities", code="no_speech"
+                "This server answers in text only.", param=f"{where}.output_modalities", code="no_speech"
             )
+        self.call = choose_call(body.tools or (), body.tool_choice, where)
+        self.tools = () if body.tool_choice == "none" else tuple(body.tools or ())
         if self.transcription is not None:
             self.transcription.system_prompt()
-            if self.transcription.model not in _TRANSCRIBERS:
-                context.check_model(self.transcription.model)
+            if self.transcription.model not in TRANSCRIBERS:
+                _check_model(context, self.transcription.model, f"{where}.audio.input.transcription.model")
 
     @classmethod
-    def initial(cls, context: Context, model: str) -> Settings:
+    def initial(cls, context: Context, model: str, *, only_transcribes: bool = False) -> Settings:
         """Those of a new session."""
         pcm = {"type": "audio/pcm", "rate": 24_000}
+        listens: dict[str, Any] | None = {} if only_transcribes else None
         values = {
-            "type": "realtime",
+            "type": "transcription" if only_transcribes else "realtime",
             "model": model,
             "instructions": DEFAULT_INSTRUCTIONS,
             "output_modalities": ["audio" if context.engine.info.can_speak else "text"],
             "max_output_tokens": "inf",
             "truncation": "auto",
+            "tools": [],
+            "tool_choice": "auto",
             "audio": {
-                "input": {"format": pcm, "turn_detection": {"type": "server_vad"}, "transcription": None},
-                "output": {"format": pcm, "voice": "default"},
+                "input": {"format": pcm, "turn_detection": {"type": "server_vad"}, "transcription": listens},
+                "output": {"format": pcm, "voice": "default", "speed": 1.0},
             },
         }
         return cls(SessionBody.model_validate(values), context)
 
-    def updated(self, update: Body, context: Context) -> Settings:
+    def updated(self, update: Body, context: Context, where: str = "session") -> Settings:
         """These with those of `update` laid over them."""
         values = merged(self._body.model_dump(), update.model_dump(exclude_unset=True))
         known = {name: value for name, value in values.items() if name in SessionBody.model_fields}
-        return Settings(SessionBody.model_validate(known), context)
+        return Settings(SessionBody.model_validate(known), context, where)
 
     def sampling(self, default: SamplingParams) -> SamplingParams:
         """How the model samples."""
         given = self._body.given()
         if isinstance(self._body.max_output_tokens, int):
             given["max_tokens"] = self._body.max_output_tokens
+        if self.tools and self._body.parallel_tool_calls is False:
+            given["stop"] = (*default.stop, TEXT_MARKERS["tool_call_end"])
         if "seed" in given:
             given["seed"] %= INT64
         return dataclasses.replace(default, **given)
@@ -235,7 +251,11 @@ class Settings:
     def wire(self) -> dict[str, Any]:
         """As the client reads them: sampling fields only where they were given."""
         shown = self._body.model_dump(exclude=set(Sampling.model_fields))
-        return {**shown, **self._body.given(), "tools": [], "tool_choice": "auto"}
+        if self.only_transcribes:
+            return {"type": shown["type"], "audio": {"input": shown["audio"]["input"]}}
+        if shown["parallel_tool_calls"] is None:
+            del shown["parallel_tool_calls"]
+        return {**shown, **self._body.given()}
 
     def response_wire(self) -> dict[str, Any]:
         """What a response shows of them."""
@@ -247,8 +267,17 @@ class Settings:
         }
 
 
+def _check_model(context: Context, name: str | None, where: str) -> None:
+    """Raise NotFound for a model that is not served."""
+    try:
+        context.check_model(name)
+    except NotFound as error:
+        error.param = where
+        raise
+
+
 _NULLABLE = frozenset({"turn_detection", "transcription"})
-_WHOLE = frozenset({"format", "voice"})
+_WHOLE = frozenset({"format", "voice", "tool_choice"})
 
 
 def merged(current: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
