@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 from typing import Any
@@ -138,6 +139,38 @@ async def test_every_format(live: Live, name: str, stream_audio: bool) -> None:
     seconds = len(data) / 32_000 if name == "pcm" else decoded_s(data)
     codes = sum(max(4, len(word)) for word in ("Every", " format."))
     assert seconds == pytest.approx(codes * CODE_SAMPLES / 24_000, abs=0.07)
+
+
+@pytest.mark.parametrize("speed", [1.0, 2.0])
+async def test_word_timestamps(live: Live, speed: float) -> None:
+    config = {"response_format": "pcm", "stream_audio": True, "split_granularity": "sentence", "speed": speed}
+    async with streaming(live, **config, word_timestamps=True) as stream:
+        await stream.say("One two. Three.")
+        await stream.until("session.done")
+    assert not stream.sound
+    chunks = [event for event in stream.events if event["type"] == "audio.chunk"]
+    first = [event for event in chunks if event["sentence_index"] == 0]
+    assert [event["chunk_id"] for event in first] == list(range(len(first)))
+    assert [event["chunk_start_ms"] for event in first[1:]] == [event["chunk_end_ms"] for event in first[:-1]]
+    done = next(event for event in stream.events if event["type"] == "audio.done")
+    data = b"".join(base64.b64decode(event["audio_b64"]) for event in first)
+    assert done["total_bytes"] == len(data) == 2 * round(9 * CODE_SAMPLES / speed)
+    *sounding, last = first
+    assert all(event["timestamps"] is None for event in sounding) and not last["audio_b64"]
+    ms = round(40 / speed)
+    assert last["timestamps"] == [
+        {"word": "One", "start_ms": 0, "end_ms": 4 * ms},
+        {"word": "two.", "start_ms": 4 * ms, "end_ms": 9 * ms},
+    ]
+    assert [word["word"] for word in chunks[-1]["timestamps"]] == ["Three."]
+
+
+async def test_word_timestamps_need_samples(live: Live) -> None:
+    async with streaming(live) as stream:
+        await stream.send("session.config", word_timestamps=True)
+        error = await stream.next()
+        assert isinstance(error, dict)
+        assert (error["code"], error["param"]) == ("conflicting_fields", "word_timestamps")
 
 
 async def test_cancel_while_speaking(live: Live) -> None:

@@ -21,7 +21,17 @@ from cadence.server.schema_speech import SpeechBody
 from cadence.server.stream import STREAM_HEADERS, Sender, closing, sse
 from cadence.server.usage import speech_usage, usage_headers
 from cadence.server.voice import choose_voice
-from cadence.types import OUTPUT_RATE_HZ, AudioChunk, Done, Message, Request, TextPart, VoiceSample
+from cadence.types import (
+    OUTPUT_RATE_HZ,
+    AudioChunk,
+    Done,
+    Message,
+    Request,
+    TextDelta,
+    TextPart,
+    VoiceSample,
+    WordTiming,
+)
 
 __all__ = ["SpeechJob"]
 
@@ -37,7 +47,13 @@ class SpeechJob:
     """
 
     def __init__(
-        self, context: Context, body: SpeechBody, request_id: str, *, sample: VoiceSample | None = None
+        self,
+        context: Context,
+        body: SpeechBody,
+        request_id: str,
+        *,
+        sample: VoiceSample | None = None,
+        word_timestamps: bool = False,
     ) -> None:
         """`sample`: the recording that the body brings, when it has been read before."""
         self._engine = context.engine
@@ -58,7 +74,10 @@ class SpeechJob:
         self._writer = SoundWriter(self.shape)
         self._headers = sound_headers(self.shape)
         self._context = context
-        self._request = _engine_request(context, body)
+        request = _engine_request(context, body)
+        self._request = dataclasses.replace(request, word_timestamps=word_timestamps)
+        self.words: list[WordTiming] = []
+        """When each word is said at normal speed, as far as that has become known; if it was asked for."""
         self._reference = speech_reference(body, self._request.voice)
         self._sample = sample
         self._limit_is_own = speech_limit(body) is not None
@@ -162,6 +181,8 @@ class SpeechJob:
                     if isinstance(event, AudioChunk):
                         heard = heard or event.samples.size > 0
                         yield event
+                    elif isinstance(event, TextDelta):
+                        self.words += event.words
                     elif isinstance(event, Done):
                         if not heard:
                             raise _silence(event)

@@ -24,6 +24,9 @@ class StreamOptions(Body):
         None, description="Send sound as it is made; else sentence by sentence."
     )
     split_granularity: Granularity | None = Field(None, description="Default: none.")
+    word_timestamps: bool | None = Field(
+        None, description="Tell when each word is said; needs `stream_audio` and pcm."
+    )
 
 
 class StreamConfig:
@@ -35,6 +38,13 @@ class StreamConfig:
         """The recording that the session brought, read once for all of its sentences."""
         self.stream_audio = bool(options.stream_audio)
         self.granularity: Granularity = options.split_granularity or "none"
+        self.word_timestamps = bool(options.word_timestamps)
+        if self.word_timestamps and not (self.stream_audio and body.response_format == "pcm"):
+            raise InvalidRequest(
+                "'word_timestamps' needs 'stream_audio': true and 'response_format': \"pcm\".",
+                param="word_timestamps",
+                code="conflicting_fields",
+            )
 
     def speech(self, text: str) -> SpeechBody:
         """The request to read a text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
@@ -49,11 +50,35 @@ class _Reading:
     sentence: Sentence
     started: bool = False
     num_bytes: int = 0
+    num_chunks: int = 0
 
     def event(self, kind: str, **fields: Any) -> dict[str, Any]:
         """An event about it."""
         place = {"utterance_index": self.sentence.utterance, "sentence_index": self.sentence.index}
         return {"type": kind, **place, **fields}
+
+    def chunk(self, data: bytes, job: SpeechJob) -> dict[str, Any]:
+        """A piece of sound as an event; the last one has no sound, and the words of the whole sentence."""
+        rate_hz, speed = job.shape.written_rate_hz, job.shape.speed
+        start, self.num_bytes = self.num_bytes, self.num_bytes + len(data)
+        number, self.num_chunks = self.num_chunks, self.num_chunks + 1
+        words = [
+            {
+                "word": word.word,
+                "start_ms": round(1000 * word.start_s / speed),
+                "end_ms": round(1000 * word.end_s / speed),
+            }
+            for word in job.words
+        ]
+        return self.event(
+            "audio.chunk",
+            chunk_id=number,
+            chunk_start_ms=500 * start // rate_hz,
+            chunk_end_ms=500 * self.num_bytes // rate_hz,
+            sample_rate=rate_hz,
+            audio_b64=base64.b64encode(data).decode(),
+            timestamps=None if data else words,
+        )
 
     def done(self, *, error: bool = False, **fields: Any) -> dict[str, Any]:
         """Its last event."""
@@ -156,10 +181,18 @@ class Speaker:
         job: SpeechJob | None = None
         try:
             config, text = reading.sentence.config, reading.sentence.text
-            job = SpeechJob(self._context, config.speech(text), _id(), sample=config.sample)
+            job = SpeechJob(
+                self._context,
+                config.speech(text),
+                _id(),
+                sample=config.sample,
+                word_timestamps=config.word_timestamps,
+            )
             async with closing(self._pieces(job, reading.sentence.config)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
+                        if config.word_timestamps:
+                            await self._socket.send(reading.chunk(b"", job))
                         usage = speech_usage(piece.usage)
                         done = reading.done(finish_reason=piece.finish_reason, usage=usage)
                         await self._socket.send(done)
@@ -167,8 +200,11 @@ class Speaker:
                         break
                     if not reading.started:
                         await self._start(reading, job)
-                    reading.num_bytes += len(piece)
-                    await self._socket.send_bytes(piece)
+                    if config.word_timestamps:
+                        await self._socket.send(reading.chunk(piece, job))
+                    else:
+                        reading.num_bytes += len(piece)
+                        await self._socket.send_bytes(piece)
         except SocketGone:
             raise
         except Exception as error:  # noqa: BLE001 - the border of one sentence
