@@ -14,6 +14,7 @@ from cadence.server.schema_answers import ChatCompletion, ErrorBody, Health, Mod
 
 PATHS = {
     "/health",
+    "/ping",
     "/livez",
     "/readyz",
     "/version",

@@ -18,7 +18,7 @@ __all__ = ["KEY_PROTOCOL", "OPEN_PATHS", "ApiKeyMiddleware", "KeyRing"]
 KEY_PROTOCOL = "openai-insecure-api-key."
 """Browsers cannot set headers on a WebSocket: they offer their key as a subprotocol of this prefix."""
 
-OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/version"})
+OPEN_PATHS = frozenset({"/health", "/ping", "/livez", "/readyz", "/version"})
 """What load balancers and orchestrators ask, without a key; none of it tells about requests."""
 
 

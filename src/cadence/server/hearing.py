@@ -10,7 +10,7 @@ from cadence.audio.pieces import Piece
 from cadence.errors import NotReady, Overloaded, StageFailed
 from cadence.server.context import Context
 from cadence.server.stream import closing
-from cadence.types import Done, Event, Request, TextDelta, TokenLogprob
+from cadence.types import Done, Event, Request, TextDelta
 
 __all__ = ["Heard", "hear"]
 
@@ -24,7 +24,6 @@ class Heard:
 
     piece: Piece
     done: Done
-    logprobs: tuple[TokenLogprob, ...]
 
 
 async def hear(
@@ -106,16 +105,14 @@ class _Work:
 
     async def events(self) -> AsyncIterator[TextDelta | Heard]:
         """What was written, as it comes; ends with `Heard`."""
-        logprobs: list[TokenLogprob] = []
         while True:
             event = await self._events.get()
             if isinstance(event, Exception):
                 raise event
             if isinstance(event, TextDelta):
-                logprobs += event.logprobs
                 yield event
             elif isinstance(event, Done):
-                yield Heard(self._piece, event, tuple(logprobs))
+                yield Heard(self._piece, event)
                 return
 
     async def _answer(self) -> AsyncIterator[Event]:

@@ -25,6 +25,7 @@ TIMED = SplitPolicy(max_s=15.0, pause_s=0.5, min_s=1.0)
 
 # Nobody says more than this many tokens a second: a longer text goes in circles.
 _TOKENS_PER_S, _MORE_TOKENS = 20, 64
+_THINKING_TOKENS = 2048
 _PROMPT_TOKENS_PER_S, _PROMPT_TOKENS = 12.5, 64
 
 
@@ -61,14 +62,16 @@ class ListenPlan:
 
     def _usual_limit(self, seconds: float, max_model_len: int) -> int:
         used = _PROMPT_TOKENS + len(self.prompt) + int(_PROMPT_TOKENS_PER_S * seconds)
-        return max(1, min(_MORE_TOKENS + int(_TOKENS_PER_S * seconds), max_model_len - used))
+        needed = _MORE_TOKENS + int(_TOKENS_PER_S * seconds) + self.shape.thinks * _THINKING_TOKENS
+        return max(1, min(needed, max_model_len - used))
 
 
-def make_plan(form: ListenForm, default: SamplingParams) -> ListenPlan:
+def make_plan(form: ListenForm, default: SamplingParams, *, thinks: bool = False) -> ListenPlan:
     """What a form asks for.
 
     Args:
         default: the server's sampling of text answers.
+        thinks: the model reasons before it writes.
 
     Raises:
         InvalidRequest: fields that do not go together, or a language unknown here.
@@ -85,6 +88,7 @@ def make_plan(form: ListenForm, default: SamplingParams) -> ListenPlan:
         temperature=sampling.temperature,
         with_logprobs=with_logprobs,
         with_usage=form.stream_include_usage is not False,
+        thinks=thinks,
     )
     words = [*(form.keywords or ()), *(form.hotwords or ())]
     return ListenPlan(

@@ -71,6 +71,11 @@ def _add_probes(router: APIRouter, context: Context) -> None:
         """Whether requests are answered."""
         return _probe(context, "healthy")
 
+    @router.get("/ping", responses={**json_answer(Health, "Serving."), **_PROBE_ERRORS})
+    async def ping() -> Response:
+        """The same as /health, under the name that some platforms ask for."""
+        return _probe(context, "healthy")
+
     @router.get("/readyz", responses={**json_answer(Health, "Send requests here."), **_PROBE_ERRORS})
     async def readyz() -> Response:
         """Whether to send requests here."""

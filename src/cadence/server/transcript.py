@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from cadence.server.hearing import Heard
 from cadence.server.languages import Language, guess_language
+from cadence.server.reply import ReasoningSplitter
 from cadence.server.stream import sse
 from cadence.server.subtitles import Segment, TextJoiner, srt, vtt
 from cadence.types import INPUT_RATE_HZ, TextDelta, TokenLogprob, Usage
@@ -26,6 +27,7 @@ class Shape:
     """How the answer is to look.
 
     `language`: of the text, where it is known; else its script tells. `with_usage` is about streams.
+    `thinks`: the model reasons before it writes, which nobody asked to read.
     """
 
     task: Literal["transcribe", "translate"]
@@ -34,6 +36,7 @@ class Shape:
     temperature: float
     with_logprobs: bool = False
     with_usage: bool = True
+    thinks: bool = False
 
     @property
     def timed(self) -> bool:
@@ -49,10 +52,15 @@ class Transcript:
     text: str = ""
     finish_reason: str = "stop"
     _joiner: TextJoiner = field(default_factory=TextJoiner)
+    _reasoning: ReasoningSplitter | None = None
     _piece_text: str = ""
+    _piece_tokens: list[TokenLogprob] = field(default_factory=list)
     _segments: list[dict[str, Any]] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     _usages: list[Usage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._next_piece()
 
     def add(self, event: TextDelta | Heard) -> list[bytes]:
         """Take what comes; the events that tell a stream's reader."""
@@ -65,8 +73,7 @@ class Transcript:
         if self._piece_text and self.shape.timed:
             self._segments.append(self._segment(event))
             events.append(sse({"type": "transcript.text.segment", **_streamed(self._segments[-1])}))
-        self._joiner.next_piece()
-        self._piece_text = ""
+        self._next_piece()
         return events
 
     def done(self) -> bytes:
@@ -90,9 +97,18 @@ class Transcript:
         return json.dumps(answer, ensure_ascii=False).encode(), JSON
 
     # ------------------------------------------------------------------ inside
+    def _next_piece(self) -> None:
+        self._joiner.next_piece()
+        self._piece_text, self._piece_tokens = "", []
+        self._reasoning = ReasoningSplitter() if self.shape.thinks else None
+
     def _add_text(self, event: TextDelta) -> list[bytes]:
-        new = self._joiner.push(event.text)
+        text = event.text if self._reasoning is None else self._reasoning.push(event.text)[1]
+        if not text:
+            return []
+        new = self._joiner.push(text)
         self.text += new
+        self._piece_tokens += event.logprobs
         self._piece_text = (self._piece_text + new).lstrip()
         if self.shape.with_logprobs:
             self._logprobs += event.logprobs
@@ -106,14 +122,14 @@ class Transcript:
     def _segment(self, heard: Heard) -> dict[str, Any]:
         """A piece in the shape of Whisper's segments; its probabilities are those of our detector."""
         piece, text = heard.piece, self._piece_text
-        logprobs = [token.logprob for token in heard.logprobs]
+        logprobs = [token.logprob for token in self._piece_tokens]
         return {
             "id": len(self._segments),
             "seek": round(100 * piece.start / INPUT_RATE_HZ),
             "start": round(piece.speech_start / INPUT_RATE_HZ, 3),
             "end": round(piece.speech_end / INPUT_RATE_HZ, 3),
             "text": text,
-            "tokens": [token.token_id for token in heard.logprobs],
+            "tokens": [token.token_id for token in self._piece_tokens],
             "temperature": self.shape.temperature,
             "avg_logprob": sum(logprobs) / len(logprobs) if logprobs else 0.0,
             "compression_ratio": len(text.encode()) / len(zlib.compress(text.encode())),

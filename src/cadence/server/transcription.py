@@ -74,7 +74,9 @@ class _ListenJob:
     def __init__(self, context: Context, data: bytes, form: ListenForm) -> None:
         context.check_model(form.model)
         self._context = context
-        self._plan = make_plan(form, context.engine.default_sampling["text"])
+        self._plan = make_plan(
+            form, context.engine.default_sampling["text"], thinks=context.engine.info.thinks
+        )
         self._id = f"listen-{new_id()}"
         self._recording = Recording(
             data,
