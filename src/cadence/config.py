@@ -109,6 +109,9 @@ class ServerConfig:
     url_fetch_bytes: int = 32 << 20
     allowed_media_domains: tuple[str, ...] = ()
     allowed_local_media_path: str | None = None
+    spoken_keep_s: float = 3600.0
+    max_spoken_answers: int = 4096
+    max_spoken_bytes: int = 64 << 20
     drain_s: float = 30.0
     playground: bool = True
     max_sockets: int = 128

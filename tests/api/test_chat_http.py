@@ -14,6 +14,8 @@ from cadence.types import SamplingParams, TextPart
 from .sse import read_events
 
 ASK = {"role": "user", "content": "Hi you."}
+SAID = {"role": "assistant", "content": "Well,"}
+TOOL = {"type": "function", "function": {"name": "f"}}
 MARKED = {"role": "user", "content": "Hi you.<tts_start>"}
 
 
@@ -29,6 +31,9 @@ async def chat(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
         ({"modalities": ["text", "audio"]}, "speech", False),
         ({"modalities": ["audio"]}, "speech", False),
         ({"audio": {"voice": "default"}}, "speech", True),
+        ({"tts_output": True}, "speech", True),
+        ({"messages": [MARKED], "tts_output": False}, "text", True),
+        ({"messages": [ASK, {"role": "assistant", "content": "<tts_start>", "eot": False}]}, "speech", True),
         ({"messages": [MARKED]}, "speech", True),
         ({"messages": [MARKED], "modalities": ["text"]}, "text", True),
         ({"messages": [MARKED], "modalities": ["text", "audio"]}, "speech", False),
@@ -73,11 +78,11 @@ async def test_what_asks_for_speech(
         ("mp3", False, True),
         ("flac", True, True),
         ("midi", False, False),
+        ("midi", True, False),
         ("pcm16", True, True),
         ("pcm", True, True),
         (None, True, True),
         ("wav", True, True),
-        ("midi", True, False),
     ],
 )
 async def test_formats(client: httpx.AsyncClient, name: str | None, stream: bool, works: bool) -> None:
@@ -147,7 +152,54 @@ async def test_fields_without_effect_are_accepted(client: httpx.AsyncClient) -> 
         ({"audio": {"voice": "nobody"}}, "audio.voice"),
         ({"audio": {"voice": "default"}, "voice": "default_male"}, "audio.voice"),
         ({"audio": {"speed": 1}}, "audio.speed"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            "tools.0.function.strict",
+        ),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+        ),
+        ({"tools": [TOOL], "messages": [{"role": "tool_json_schemas", "content": "[]"}, ASK]}, "tools"),
+        ({"tts_output": False, "audio": {"voice": "default"}}, "tts_output"),
+        ({"tts_output": True, "modalities": ["text"]}, "tts_output"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True, "messages": [ASK, SAID]},
+            "continue_final_message",
+        ),
+        ({"messages": [ASK, {**SAID, "eot": False}, ASK]}, "messages.1.eot"),
+        ({"messages": [{**ASK, "eot": False}]}, "messages.0.eot"),
+        (
+            {"messages": [ASK, {**SAID, "eot": False, "tts_content": {"tts_text": "a", "tts_audio": ""}}]},
+            "messages.1.tts_content",
+        ),
+        ({"add_generation_prompt": False, "modalities": ["audio"]}, "add_generation_prompt"),
+        ({"messages": [{**SAID, "reasoning_content": "Hm."}, ASK]}, "messages.0.reasoning_content"),
+        ({"messages": [{"role": "assistant"}, ASK]}, "messages.0.content"),
+        (
+            {"messages": [{"role": "assistant", "tts_content": {"tts_text": "", "tts_audio": "<a>"}}, ASK]},
+            "messages.0.tts_content.tts_audio",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tts_content": {"tts_text": "", "tts_audio": "<audio_6562>"}},
+                    ASK,
+                ]
+            },
+            "messages.0.tts_content.tts_audio",
+        ),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+        ),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
         (
@@ -166,8 +218,12 @@ async def test_fields_without_effect_are_accepted(client: httpx.AsyncClient) -> 
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
         ({"messages": [{**ASK, "name": "Ann"}]}, "messages.0.name"),
-        ({"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]}, "messages.0.audio"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
+        (
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": "call_1"}]},
+            "messages.0.tool_call_id",
+        ),
+        ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages.0"),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages.0.content.0.input_audio",

@@ -14,6 +14,7 @@ from cadence.config import ServerConfig
 from cadence.engine_base import EngineClient
 from cadence.errors import NotFound
 from cadence.server.outcomes import Outcomes
+from cadence.server.spoken import SpokenAnswers
 from cadence.server.voiced_engine import VoicedEngine
 from cadence.types import ModelInfo
 from cadence.voices.consents import ConsentLibrary
@@ -35,6 +36,7 @@ class Context:
     `make_detector`: makes what tells speech in a recording.
     `voices`, `consents`: what users uploaded; None = this server keeps nothing. With `voices`, `engine`
     speaks with them too.
+    `spoken`: answers that a later turn may refer to.
     """
 
     engine: EngineClient
@@ -47,11 +49,17 @@ class Context:
     outcomes: Outcomes = field(default_factory=Outcomes)
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
     make_detector: Callable[[], Detector] = SpeechDetector
+    spoken: SpokenAnswers = field(init=False)
     voices: VoiceLibrary | None = field(init=False, default=None)
     consents: ConsentLibrary | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         config = self.config
+        self.spoken = SpokenAnswers(
+            max_count=config.max_spoken_answers,
+            max_bytes=config.max_spoken_bytes,
+            keep_s=config.spoken_keep_s,
+        )
         if config.voices_dir is None:
             return
         root = Path(config.voices_dir).expanduser()

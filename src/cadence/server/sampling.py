@@ -56,6 +56,7 @@ def chat_sampling(body: ChatBody, default: SamplingParams) -> SamplingParams:
     given = _Given()
     given.add("", body.given())
     given.add("", _common(body))
+    given.add("", {"skip_special_tokens": body.skip_special_tokens})
     given.add("", {"max_tokens": body.max_completion_tokens}, {"max_tokens": "max_completion_tokens"})
     if body.logprobs is False and body.top_logprobs is not None:
         raise InvalidRequest("'top_logprobs' contradicts 'logprobs': false.", param="top_logprobs")

@@ -21,7 +21,9 @@ INT64 = 2**63
 # How pydantic names the branch of a union in an error's path; clients know only their own fields.
 _TYPES = frozenset({"str", "int", "float", "bool"})
 _TAGS = frozenset(
-    {"text", "input_audio", "audio_url"} | {"system", "developer", "user", "human", "assistant"}
+    {"text", "input_audio", "audio_url"}
+    | {"system", "developer", "user", "human", "assistant", "tool"}
+    | {"tool_json_schemas", "function_output", "input"}
 )
 
 Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})]

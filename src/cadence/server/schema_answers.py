@@ -13,13 +13,16 @@ __all__ = [
     "ChoiceMessage",
     "ErrorBody",
     "ErrorDetail",
+    "FunctionAnswer",
     "Health",
     "Load",
     "Model",
     "ModelList",
     "SpeechOutcome",
+    "ToolCallAnswer",
     "Transcription",
     "Translation",
+    "TtsAnswer",
     "VerboseTranscription",
     "Version",
 ]
@@ -105,13 +108,38 @@ class AudioAnswer(_Answer):
     transcript: str
 
 
+class TtsAnswer(_Answer):
+    """Speech as text and codes, as StepFun's server writes it; can be sent back as it is."""
+
+    tts_text: str
+    tts_audio: str
+
+
+class FunctionAnswer(_Answer):
+    """Which function to call; `arguments` is JSON as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallAnswer(_Answer):
+    """A call that the model makes."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionAnswer
+
+
 class ChoiceMessage(_Answer):
-    """One answer."""
+    """One answer. From `audio` on, fields are left out where they do not apply."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
     audio: AudioAnswer | None = None
+    tts_content: TtsAnswer | None = None
+    tool_calls: list[ToolCallAnswer] | None = None
+    reasoning_content: str | None = None
 
 
 class TopLogprob(_Answer):
@@ -140,7 +168,7 @@ class Choice(_Answer):
     index: int
     message: ChoiceMessage
     logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(_Answer):

@@ -9,16 +9,15 @@ from pydantic import Field, Strict, StringConstraints
 
 from cadence.audio.encode import ENCODERS
 from cadence.server.schema import Body, Sampling, StopStrings, Text
+from cadence.server.schema_messages import ChatMessage, ToolName
 from cadence.server.schema_speech import VoiceName, VoiceRef
 
 __all__ = [
     "AudioOptions",
-    "AudioUrlPart",
     "ChatBody",
-    "ChatMessage",
-    "InputAudioPart",
+    "NamedTool",
     "StageSampling",
-    "TextContent",
+    "Tool",
 ]
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -29,77 +28,38 @@ Bias = Annotated[
     ],
     Field(max_length=1024, description="Token id to what is added to its logit."),
 ]
+AUDIO_FORMATS = (*sorted(ENCODERS), "pcm16")
 Short = Annotated[str, Field(max_length=512)]
 
 
-class TextContent(Body):
-    """A piece of text."""
+class Function(Body):
+    """A function that the model may call."""
 
-    type: Literal["text"]
-    text: Text
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"strict": (False,)}
 
-
-class InputAudio(Body):
-    """A file in base64. Its bytes tell the format; `format` is checked for being one we read."""
-
-    data: str = Field(min_length=1)
-    format: Literal["wav", "mp3", "flac", "ogg", "opus", "m4a", "mp4", "aac", "webm"] | None = None
+    name: ToolName
+    description: Text | None = None
+    parameters: dict[str, Any] | None = Field(None, description="JSON schema of the arguments.")
 
 
-class InputAudioPart(Body):
-    """Sound in the request itself."""
+class Tool(Body):
+    """Something that the model may use."""
 
-    type: Literal["input_audio"]
-    input_audio: InputAudio
-
-
-class AudioUrl(Body):
-    """Where sound is: `data:`, `http(s):` or `file:`, as far as the server is configured to read them."""
-
-    url: str = Field(min_length=1)
+    type: Literal["function"]
+    function: Function
 
 
-class AudioUrlPart(Body):
-    """Sound by URL; the URL may be given directly."""
+class NamedFunction(Body):
+    """One of the functions, by name."""
 
-    type: Literal["audio_url"]
-    audio_url: Annotated[str, Field(min_length=1)] | AudioUrl
-
-
-ContentPart = Annotated[TextContent | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
+    name: ToolName
 
 
-class _Turn(Body):
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "name": (),
-        "audio": (),
-        "tool_calls": ([],),
-        "tool_call_id": (),
-        "function_call": (),
-        "refusal": (),
-        "annotations": ([],),
-        "reasoning": (),
-        "reasoning_content": (),
-        "tts_content": (),
-        "eot": (True,),
-    }
+class NamedTool(Body):
+    """The function that must be called."""
 
-
-class UserMessage(_Turn):
-    """What the user said or played; `human` is another name of the role."""
-
-    role: Literal["user", "human"]
-    content: Text | Annotated[list[ContentPart], Field(min_length=1, max_length=256)]
-
-
-class TextMessage(_Turn):
-    """A turn of text alone; `developer` is another name of `system`."""
-
-    role: Literal["system", "developer", "assistant"]
-    content: Text | Annotated[list[TextContent], Field(min_length=1, max_length=256)]
-
-
-ChatMessage = Annotated[UserMessage | TextMessage, Field(discriminator="role")]
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class AudioOptions(Body):
@@ -109,7 +69,7 @@ class AudioOptions(Body):
     format: str | None = Field(
         None,
         description="Default: wav, and pcm16 when streaming.",
-        json_schema_extra={"enum": [*sorted(ENCODERS), "pcm16", None]},
+        json_schema_extra={"enum": [*AUDIO_FORMATS, None]},
     )
 
 
@@ -149,6 +109,11 @@ Stages = Annotated[
 class StreamOptions(Body):
     """What a stream carries besides the answer."""
 
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "include_obfuscation": (False,),
+        "continuous_usage_stats": (False,),
+    }
+
     include_usage: bool | None = None
 
 
@@ -161,14 +126,11 @@ class TextFormat(Body):
 class ChatBody(Sampling):
     """Messages to answer, in text or in speech.
 
-    The answer is spoken when `modalities` has "audio", when `audio` is given, or when the last message
-    ends with a literal `<tts_start>`; otherwise it is text alone.
+    The answer is spoken when `modalities` has "audio", when `audio` or `tts_output` is given, or when the
+    last message ends with a literal `<tts_start>`; otherwise it is text alone.
     """
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
         "functions": ([],),
         "function_call": ("none", "auto"),
         "prediction": (),
@@ -178,10 +140,7 @@ class ChatBody(Sampling):
         "echo": (False,),
         "best_of": (1,),
         "use_beam_search": (False,),
-        "skip_special_tokens": (True,),
         "include_stop_str_in_output": (False,),
-        "add_generation_prompt": (True,),
-        "continue_final_message": (False,),
         "prompt_logprobs": (),
         "chat_template": (),
         "chat_template_kwargs": ({},),
@@ -191,8 +150,6 @@ class ChatBody(Sampling):
         "guided_choice": (),
         "guided_grammar": (),
         "structured_outputs": (),
-        "tts_output": (False,),
-        "separate_reasoning": (False,),
     }
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
@@ -201,6 +158,19 @@ class ChatBody(Sampling):
     audio: AudioOptions | None = None
     voice: VoiceName | VoiceRef | None = Field(None, description="The same as `audio.voice`.")
     speaker: VoiceName | None = Field(None, description="The same as `audio.voice`.")
+    tts_output: bool | None = Field(None, description="True: the answer is spoken.")
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="False: one call at most.")
+    add_generation_prompt: bool | None = Field(
+        None, description="False: the prompt ends behind the last message, no answer is opened."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="True: the answer goes on with the last message, which is the assistant's."
+    )
+    separate_reasoning: bool | None = Field(
+        None, description="False: what a model that thinks reasons stays in the content."
+    )
     n: int | None = Field(None, ge=1, le=8)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -211,6 +181,7 @@ class ChatBody(Sampling):
     stop_token_ids: StopIds | None = None
     ignore_eos: bool | None = None
     logit_bias: Bias | None = None
+    skip_special_tokens: bool | None = Field(None, description="False: control tokens are shown by name.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     sampling_params_list: Stages | None = Field(
