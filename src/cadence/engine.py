@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from cadence.answers.admission import Admission
 from cadence.answers.answer import Answer, Workshop
@@ -91,6 +91,15 @@ class Engine:
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer."""
         return self._shop.tokenizer
+
+    def tokenize(self, text: str) -> list[tuple[int, str]]:
+        """Ids of literal text, each with the text it stands for."""
+        tokenizer = self.tokenizer
+        return [(token, tokenizer.token_text(token)) for token in tokenizer.encode(text)]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens by name; ids that stand for nothing give nothing."""
+        return self.tokenizer.decode(ids, skip_special=False)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """Answer one request; see `EngineClient.generate`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from cadence.types import EngineHealth, Event, ModelInfo, Request, SamplingParams, VoiceSample
@@ -22,6 +22,14 @@ class EngineClient(Protocol):
     @property
     def default_sampling(self) -> Mapping[str, SamplingParams]:
         """Defaults by output kind ("text", "speech"): a request's own fields are laid over them."""
+        ...
+
+    def tokenize(self, text: str) -> list[tuple[int, str]]:
+        """Ids of literal text, each with the text it stands for; any thread may ask."""
+        ...
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens by name; ids that stand for nothing give nothing."""
         ...
 
     def generate(self, request: Request) -> AsyncIterator[Event]:

@@ -13,7 +13,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,6 +142,14 @@ class FakeEngine:
     def num_active(self) -> int:
         """Requests being answered now; 0 when nothing leaked."""
         return len(self._active)
+
+    def tokenize(self, text: str) -> list[tuple[int, str]]:
+        """The fake's ids are characters."""
+        return [(ord(character), character) for character in text]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Characters; surrogates and what lies beyond Unicode stand for nothing."""
+        return "".join(chr(i) for i in ids if i < 0x110000 and not 0xD800 <= i < 0xE000)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """Answer one request; see `EngineClient.generate`."""

@@ -32,6 +32,7 @@ from cadence.server.schema import Body
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_listen import TranscriptionForm, TranslationForm
 from cadence.server.schema_speech import SpeechBody
+from cadence.server.schema_tokens import DetokenizeBody, TokenizeBody
 from cadence.server.schema_voices import ConsentForm, VoiceForm
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -73,6 +74,8 @@ ENDPOINTS = {
     "POST /v1/chat/completions": Endpoint(
         {"messages": [{"role": "user", "content": "Hello."}]}, fields_of(ChatBody)
     ),
+    "POST /tokenize": Endpoint({"prompt": "Hello."}, fields_of(TokenizeBody)),
+    "POST /detokenize": Endpoint({"tokens": []}, fields_of(DetokenizeBody)),
     "POST /v1/audio/transcriptions": Endpoint(
         FILE, fields_of(TranscriptionForm) | FILE.keys(), multipart=True
     ),

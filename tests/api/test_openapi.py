@@ -15,6 +15,8 @@ from cadence.server.schema_answers import ChatCompletion, ErrorBody, Health, Mod
 PATHS = {
     "/health",
     "/ping",
+    "/tokenize",
+    "/detokenize",
     "/livez",
     "/readyz",
     "/version",

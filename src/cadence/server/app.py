@@ -24,6 +24,7 @@ from cadence.server.realtime.route import realtime_router
 from cadence.server.run import run_app
 from cadence.server.speech import speech_router
 from cadence.server.speech_stream.route import speech_stream_router
+from cadence.server.tokens import tokens_router
 from cadence.server.transcription import transcription_router
 from cadence.server.voice import voice_names
 from cadence.server.voices import voices_router
@@ -64,6 +65,7 @@ def _build(context: Context) -> FastAPI:
         chat_router,
         realtime_router,
         speech_stream_router,
+        tokens_router,
     ):
         app.include_router(make_router(context))
     page = playground_routes() if config.playground else []

@@ -31,6 +31,7 @@ from cadence.server.schema_answers import (
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_listen import TranscriptionForm, TranslationForm
 from cadence.server.schema_speech import VOICES_HERE, SpeechBody
+from cadence.server.schema_tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from cadence.server.schema_voices import (
     ConsentAnswer,
     ConsentDeleted,
@@ -48,7 +49,9 @@ __all__ = [
     "CHAT_ROUTE",
     "CONSENT_RENAME_ROUTE",
     "CONSENT_ROUTE",
+    "DETOKENIZE_ROUTE",
     "SPEECH_ROUTE",
+    "TOKENIZE_ROUTE",
     "TRANSCRIPTION_ROUTE",
     "TRANSLATION_ROUTE",
     "VOICE_ROUTE",
@@ -60,11 +63,12 @@ __all__ = [
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (
     *(ChatBody, SpeechBody, TranscriptionForm, TranslationForm),
-    *(ConsentForm, ConsentRename, VoiceForm),
+    *(ConsentForm, ConsentRename, VoiceForm, TokenizeBody, DetokenizeBody),
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
     *(ChatCompletion, ErrorBody, Health, Load),
     *(Model, ModelList, SpeechOutcome, Transcription, Translation, VerboseTranscription, Version),
+    *(Tokenized, Detokenized),
     *(ConsentAnswer, ConsentDeleted, ConsentList, VoiceCreated, VoiceDeleted, VoiceDetail, VoiceList),
 )
 _MEANINGS = {
@@ -146,6 +150,8 @@ def _listening(kind: type[BaseModel], summary: str, answer: type[BaseModel]) -> 
 
 
 TRANSCRIPTION_ROUTE = _listening(TranscriptionForm, "Write down what is said", Transcription)
+TOKENIZE_ROUTE = _post(TokenizeBody, "Text to token ids", json_answer(Tokenized, "The ids.")[200])
+DETOKENIZE_ROUTE = _post(DetokenizeBody, "Token ids to text", json_answer(Detokenized, "The text.")[200])
 TRANSLATION_ROUTE = _listening(TranslationForm, "Write down what is said in English", Translation)
 
 

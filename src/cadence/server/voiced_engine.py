@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from cadence.engine_base import EngineClient
 from cadence.errors import ServiceError
@@ -48,6 +48,14 @@ class VoicedEngine:
     def default_sampling(self) -> Mapping[str, SamplingParams]:
         """Defaults by output kind."""
         return self._engine.default_sampling
+
+    def tokenize(self, text: str) -> list[tuple[int, str]]:
+        """See `EngineClient.tokenize`."""
+        return self._engine.tokenize(text)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """See `EngineClient.detokenize`."""
+        return self._engine.detokenize(ids)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """See `EngineClient.generate`; raises StorageFailed for a voice whose file is damaged."""
