@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-browser lint format bench doctor clean
+.PHONY: help install serve test test-browser test-quality nano lint format bench doctor clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,14 @@ serve: install ## Serve the built-in model on http://127.0.0.1:8092 (ARGS= for a
 	@$(BIN)/cadence serve $(ARGS)
 
 test: install ## Run the tests, except those marked slow
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not quality" $(ARGS)
+
+test-quality: install ## Measure the built-in model with an independent recogniser (CADENCE_QUALITY_COUNT=30 sentences)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,nano]'
+	$(BIN)/python -m pytest -m quality tests/quality $(ARGS)
+
+nano: ## Train the built-in model from nothing (training/nano; hours to days)
+	$(MAKE) -C training/nano nano
 
 test-browser: install ## Run the playground's tests in this machine's Chromium
 	@test -n "$$CADENCE_TEST_CHROMIUM" || command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || \

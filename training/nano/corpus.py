@@ -1,7 +1,8 @@
 """Stage `corpus`: the sentences that everything is trained on, and the ones that nothing is trained on.
 
-WordNet's example sentences (Debian package wordnet-base, WordNet licence) and our own templates, each line
-with its domain: `template`, `common` (only words among the commonest), `open` (the rest).
+WordNet's example sentences (Debian package wordnet-base, WordNet licence), our own templates and our own
+everyday sentences, each line with its domain: `template`, `common` (only words among the commonest), `open`
+(the rest of WordNet's), `spoken` (spoken.txt), `everyday` (everyday.py, for tests only).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.nano.everyday import EVERYDAY
 COMMON_WORDS = 3000
 NUM_TEMPLATES = 6000
 NUM_HELD_OUT = 60
+SPOKEN = Path(__file__).with_name("spoken.txt")
 _UNWANTED = re.compile(
     r"\b(rap(e|ed|ist)|nigg\w*|fuck\w*|shit\w*|cunt\w*|whore\w*|slut\w*|bitch\w*|fag\w*|jew(s|ish)?|negro\w*|"
     r"sex\w*|penis|vagina\w*|nazi\w*|hitler|terroris\w*|suicid\w*|slave\w*|gypsy|retard\w*|bastard\w*|nud(e|ity)|"
@@ -95,7 +97,9 @@ def build() -> list[Sentence]:
         sentences += [Sentence(line, domain, i < NUM_HELD_OUT) for i, line in enumerate(lines)]
     sentences += [Sentence(line, "everyday", True) for line in EVERYDAY]
     draw.shuffle(sentences)
-    return sentences
+    # Behind the rest, so that a corpus made before these lines existed keeps its order.
+    spoken = [line for line in SPOKEN.read_text().splitlines() if line.lower() not in never]
+    return sentences + [Sentence(line, "spoken", False) for line in dict.fromkeys(spoken)]
 
 
 def path() -> Path:
@@ -114,6 +118,6 @@ def run() -> dict[str, int]:
     path().write_text("".join(json.dumps(asdict(s)) + "\n" for s in sentences))
     counts = {
         domain: sum(s.domain == domain for s in sentences)
-        for domain in ("template", "common", "open", "everyday")
+        for domain in ("template", "common", "open", "spoken", "everyday")
     }
     return counts | {"word_types": len({word for s in sentences for word in words_of(s.text)})}

@@ -54,7 +54,11 @@ class _Run:
         torch.manual_seed(settings.SEED)
         self.parameters = [p for p in task.module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=task.learning_rate, betas=task.betas, weight_decay=task.weight_decay
+            self.parameters,
+            lr=task.learning_rate,
+            betas=task.betas,
+            weight_decay=task.weight_decay,
+            fused=True,
         )
         self.step, self.seconds = 0, 0.0
         self.mean: dict[str, float] = {}
@@ -108,11 +112,16 @@ class _Run:
             self.mean[name] = 0.98 * self.mean.get(name, value) + 0.02 * value
         if self.average:
             decay = min(task.average, (self.step + 1) / (self.step + 10))
-            with torch.no_grad():
-                for name, value in task.module.state_dict().items():
-                    self.average[name].lerp_(value, 1 - decay) if value.is_floating_point() else self.average[
-                        name
-                    ].copy_(value)
+            self._follow(1 - decay)
+
+    @torch.no_grad()
+    def _follow(self, weight: float) -> None:
+        """Move the averaged weights towards the trained ones; counters and statistics are copied."""
+        named = dict(self.task.module.named_parameters())
+        torch._foreach_lerp_([self.average[name] for name in named], list(named.values()), weight)
+        for name, value in self.task.module.state_dict().items():
+            if name not in named:
+                self.average[name].copy_(value)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -1,9 +1,10 @@
-"""Every figure of the model card, from an exported checkpoint through the serving engine.
+"""Every figure of the model card, from a checkpoint through the serving engine, in one command.
 
     python -m training.nano.measure src/cadence/nano --count 30
 
 Speech of held-out sentences by both voices (streamed and whole), transcription of the teachers (clean and in
-noise), repetition of heard speech; beside the teacher's own figures. Prints a table and JSON.
+noise) and of strangers, repetition of heard speech, the two voices apart; beside the teachers' own figures.
+Prints a line for each measurement, then JSON. Needs the packages of the extra `nano`, but no training data.
 """
 
 from __future__ import annotations
@@ -12,28 +13,30 @@ import argparse
 import asyncio
 import itertools
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import soxr
 
+from cadence.audio.decode import decode_audio
+from cadence.audio.features import fbank
 from cadence.config import EngineConfig, ServeConfig, ThinkerConfig, Token2WavConfig
 from cadence.engine import Engine, start_engine
+from cadence.models.onnx import SpeakerEncoder
 from cadence.prompt import READ_ALOUD_PROMPT
 from cadence.types import AudioChunk, AudioPart, Done, Message, Request, TextDelta, TextPart
 from training.nano import settings
-from training.nano.hearing_data import INPUT_RATE_HZ, in_noise
+from training.nano.hearing_data import in_noise
+from training.nano.held_out import DOMAINS, HEARING_RATE_HZ, VOICES, Readers, Reading, Wave, lines
 from training.nano.recogniser import Recogniser
-from training.nano.speech import Store, Utterance
 from training.nano.text_vocabulary import SYSTEM_PROMPTS
 
-Wave = npt.NDArray[np.float32]
-DOMAINS = ("template", "common", "everyday")
-VOICES = ("female", "male")
+TASKS = ("teacher", "speech", "whole", "transcribe", "repeat", "voices", "strangers")
+STRANGERS = ("slt", "rms", "awb")  # voices of flite, if it is installed: for information
 _LOUD = 0.02
 _ids = itertools.count()
 
@@ -90,72 +93,132 @@ def longest_pause_s(samples: Wave) -> float:
     return float(np.diff(at).max(initial=1) - 1) / 100 if len(at) else 0.0
 
 
-def sound_of(store: Store, utterance: Utterance) -> Wave:
-    """The teacher's utterance at 16 kHz."""
-    return soxr.resample(store.samples(utterance), settings.SAMPLE_RATE_HZ, INPUT_RATE_HZ).astype(np.float32)
+def word_hits(wanted: Sequence[str], found: Sequence[str]) -> int:
+    """How many of the wanted words are found in order (longest common subsequence)."""
+    previous = [0] * (len(found) + 1)
+    for word in wanted:
+        row = [0]
+        for j, other in enumerate(found):
+            row.append(previous[j] + 1 if word == other else max(previous[j + 1], row[-1]))
+        previous = row
+    return previous[-1]
+
+
+def flite(voice: str, text: str) -> Wave:
+    """A line read by a voice of flite, 16 kHz."""
+    wav = subprocess.run(
+        ["flite", "-voice", voice, "-t", text, "-o", "/dev/stdout"], check=True, capture_output=True
+    ).stdout
+    return decode_audio(wav, rate_hz=HEARING_RATE_HZ)
 
 
 class Measurement:
-    """The figures so far, by name."""
+    """The figures so far, by name. Word error rates are shares of the wanted words."""
 
-    def __init__(self, engine: Engine, count: int) -> None:
+    def __init__(self, engine: Engine, model: Path, count: int, domains: Sequence[str]) -> None:
         self.engine, self.count = engine, count
         self.recogniser = Recogniser()
-        self.stores = {voice: Store(voice) for voice in VOICES}
+        self.speakers = SpeakerEncoder(model / "token2wav" / "campplus.onnx")
         self.figures: dict[str, float] = {}
-
-    def _chosen(self, voice: str, domain: str) -> list[Utterance]:
-        return self.stores[voice].split(held_out=True, domains=[domain])[: self.count]
+        readers = Readers()
+        self.readings = {
+            (voice, domain): readers.read(voice, domain, count)
+            for voice, domain in itertools.product(VOICES, domains)
+        }
 
     def _rate(self, name: str, wanted: Sequence[str], found: Sequence[str]) -> None:
         self.figures[name] = round(self.recogniser.word_error_rate(wanted, found), 4)
         print(f"{name:40} {self.figures[name]:.3f}   {found[0] if found else ''}", flush=True)
 
-    async def speech(self, voice: str, domain: str, streamed: bool) -> None:
-        """Word error rate, speed, pace beside the teacher, clipping and pauses."""
-        utterances = self._chosen(voice, domain)
-        answers = [
-            await ask(self.engine, speech_request(self.engine, u.text, voice, streamed)) for u in utterances
+    async def _read(self, readings: Sequence[Reading], voice: str, streamed: bool) -> list[Answer]:
+        return [
+            await ask(self.engine, speech_request(self.engine, r.text, voice, streamed)) for r in readings
         ]
+
+    async def speech(self, voice: str, domain: str, streamed: bool) -> None:
+        """Word error rate, words in order, speed, pace beside the teacher, clipping and pauses."""
+        readings = self.readings[voice, domain]
+        answers = await self._read(readings, voice, streamed)
         name = f"speech_{voice}_{domain}" + ("" if streamed else "_whole")
-        self._rate(
-            name, [u.text for u in utterances], [self.recogniser.transcribe(a.samples) for a in answers]
-        )
+        wanted = [r.text for r in readings]
+        heard = [self.recogniser.transcribe(a.samples) for a in answers]
+        self._rate(name, wanted, heard)
+        words = [
+            (self.recogniser.words(a), self.recogniser.words(b)) for a, b in zip(wanted, heard, strict=True)
+        ]
         seconds = sum(len(a.samples) for a in answers) / settings.SAMPLE_RATE_HZ
-        taught = sum(u.num_samples for u in utterances) / settings.SAMPLE_RATE_HZ
+        spoken = sum(a.text.split() == r.text.split() for a, r in zip(answers, readings, strict=True))
         self.figures |= {
+            f"{name}_words_in_order": round(
+                sum(word_hits(a, b) for a, b in words) / max(1, sum(len(a) for a, _ in words)), 4
+            ),
+            f"{name}_text_exact": round(spoken / len(readings), 4),
             f"{name}_rtf": round(sum(a.total_s for a in answers) / max(seconds, 1e-9), 3),
             f"{name}_first_audio_s": round(float(np.median([a.first_audio_s for a in answers])), 3),
-            f"{name}_pace": round(seconds / taught, 3),
+            f"{name}_pace": round(seconds / sum(r.seconds for r in readings), 3),
             f"{name}_peak": round(max(float(np.abs(a.samples).max(initial=0)) for a in answers), 3),
             f"{name}_longest_pause_s": max(longest_pause_s(a.samples) for a in answers),
         }
 
     def teacher(self, voice: str, domain: str) -> None:
         """The ceiling."""
-        utterances = self._chosen(voice, domain)
-        heard = [self.recogniser.transcribe(self.stores[voice].samples(u)) for u in utterances]
-        self._rate(f"teacher_{voice}_{domain}", [u.text for u in utterances], heard)
+        readings = self.readings[voice, domain]
+        heard = [self.recogniser.transcribe(r.samples) for r in readings]
+        self._rate(f"teacher_{voice}_{domain}", [r.text for r in readings], heard)
 
-    async def transcription(self, voice: str, domain: str, noisy: bool) -> None:
-        """Word error rate of our own listening."""
-        utterances = self._chosen(voice, domain)
-        sounds = [sound_of(self.stores[voice], u) for u in utterances]
-        if noisy:
-            sounds = [in_noise(s, np.random.default_rng(i)) for i, s in enumerate(sounds)]
-        texts = [(await ask(self.engine, heard_request(self.engine, s, "transcribe"))).text for s in sounds]
-        self._rate(f"transcribe_{voice}_{domain}" + "_noisy" * noisy, [u.text for u in utterances], texts)
+    async def _transcribe(self, name: str, texts: Sequence[str], sounds: Sequence[Wave]) -> None:
+        said = [(await ask(self.engine, heard_request(self.engine, s, "transcribe"))).text for s in sounds]
+        self._rate(name, texts, said)
+
+    async def transcription(self, voice: str, domain: str) -> None:
+        """Word error rate of our own listening, clean and in mild noise."""
+        readings = self.readings[voice, domain]
+        texts, sounds = [r.text for r in readings], [r.heard() for r in readings]
+        await self._transcribe(f"transcribe_{voice}_{domain}", texts, sounds)
+        noisy = [in_noise(s, np.random.default_rng(i)) for i, s in enumerate(sounds)]
+        await self._transcribe(f"transcribe_{voice}_{domain}_noisy", texts, noisy)
 
     async def repetition(self, voice: str, domain: str) -> None:
         """Speech in, the same words out."""
-        utterances = self._chosen(voice, domain)
-        sounds = [sound_of(self.stores[voice], u) for u in utterances]
-        answers = [await ask(self.engine, heard_request(self.engine, s, "repeat")) for s in sounds]
+        readings = self.readings[voice, domain]
+        answers = [await ask(self.engine, heard_request(self.engine, r.heard(), "repeat")) for r in readings]
         heard = [self.recogniser.transcribe(a.samples) for a in answers]
-        self._rate(f"repeat_{voice}_{domain}", [u.text for u in utterances], heard)
+        self._rate(f"repeat_{voice}_{domain}", [r.text for r in readings], heard)
+
+    async def voices(self) -> None:
+        """How often the speaker embedding finds the voice that was asked for."""
+        readings = {voice: self.readings[voice, "everyday"] for voice in VOICES}
+        taught = {voice: self._embedding([r.samples for r in found]) for voice, found in readings.items()}
+        right = total = 0
+        for voice, found in readings.items():
+            for answer in await self._read(found, voice, streamed=True):
+                likeness = {v: float(self._embedding([answer.samples]) @ taught[v]) for v in VOICES}
+                right += max(likeness, key=lambda v: likeness[v]) == voice
+                total += 1
+        self.figures["voices_told_apart"] = round(right / total, 4)
+        print(f"{'voices_told_apart':40} {self.figures['voices_told_apart']:.3f}", flush=True)
+
+    def _embedding(self, sounds: Sequence[Wave]) -> Wave:
+        """Mean direction of several utterances at 24 kHz."""
+        found = np.zeros(192, np.float32)
+        for samples in sounds:
+            one = self.speakers.encode(fbank(Reading("", samples).heard()))
+            found += one / np.linalg.norm(one)
+        return found / np.linalg.norm(found)
+
+    async def strangers(self) -> None:
+        """Voices that nothing was trained on, where Debian's flite is installed."""
+        if not shutil.which("flite"):
+            print("strangers: flite is not installed, left out", flush=True)
+            return
+        texts = lines("everyday")[: self.count]
+        for voice in STRANGERS:
+            await self._transcribe(f"transcribe_flite_{voice}", texts, [flite(voice, t) for t in texts])
 
 
-async def measure(model: Path, count: int, tasks: Sequence[str]) -> dict[str, float]:
+async def measure(
+    model: Path, count: int, tasks: Sequence[str], domains: Sequence[str] = DOMAINS
+) -> dict[str, float]:
     """All figures of a checkpoint folder."""
     config = ServeConfig(
         model=str(model), engine=EngineConfig(in_process=True),
@@ -163,10 +226,11 @@ async def measure(model: Path, count: int, tasks: Sequence[str]) -> dict[str, fl
     )  # fmt: skip
     begun = time.perf_counter()
     engine = await start_engine(config)
-    found = Measurement(engine, count)
-    found.figures["load_s"] = round(time.perf_counter() - begun, 2)
+    load_s = time.perf_counter() - begun
     try:
-        for voice, domain in itertools.product(VOICES, DOMAINS):
+        found = Measurement(engine, model, count, domains)
+        found.figures["load_s"] = round(load_s, 2)
+        for voice, domain in itertools.product(VOICES, domains):
             if "teacher" in tasks:
                 found.teacher(voice, domain)
             if "speech" in tasks:
@@ -174,10 +238,13 @@ async def measure(model: Path, count: int, tasks: Sequence[str]) -> dict[str, fl
             if "whole" in tasks:
                 await found.speech(voice, domain, streamed=False)
             if "transcribe" in tasks:
-                await found.transcription(voice, domain, noisy=False)
-                await found.transcription(voice, domain, noisy=True)
+                await found.transcription(voice, domain)
             if "repeat" in tasks:
                 await found.repetition(voice, domain)
+        if "voices" in tasks:
+            await found.voices()
+        if "strangers" in tasks:
+            await found.strangers()
     finally:
         await engine.aclose()
     return found.figures
@@ -190,10 +257,13 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--count", type=int, default=30)
-    parser.add_argument("--tasks", default="teacher,speech,whole,transcribe,repeat")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    figures = asyncio.run(measure(args.model, args.count, args.tasks.split(",")))
-    print(json.dumps(figures, indent=1))
+    figures = json.dumps(asyncio.run(measure(args.model, args.count, args.tasks.split(","))), indent=1)
+    print(figures)
+    if args.json:
+        args.json.write_text(figures + "\n")
 
 
 if __name__ == "__main__":

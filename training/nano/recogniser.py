@@ -44,10 +44,13 @@ class Recogniser:
         )
         return " ".join(segment.text.strip() for segment in segments)
 
+    def words(self, text: str) -> list[str]:
+        """Words in normal form: case, punctuation and spellings of numbers do not count."""
+        normal: list[str] = self._normal(text).split()
+        return normal
+
     def word_error_rate(self, wanted: Sequence[str], found: Sequence[str]) -> float:
         """Word errors over all lines divided by the wanted words, both in normal form."""
-        pairs = [
-            (self._normal(a).split(), self._normal(b).split()) for a, b in zip(wanted, found, strict=True)
-        ]
+        pairs = [(self.words(a), self.words(b)) for a, b in zip(wanted, found, strict=True)]
         errors = sum(edit_distance(a, b) for a, b in pairs)
         return errors / max(1, sum(len(a) for a, _ in pairs))

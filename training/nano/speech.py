@@ -83,10 +83,11 @@ def _plan(voice: str) -> list[tuple[corpus.Sentence, bool]]:
     train = [s for s in sentences if not s.held_out][FIRST_SENTENCE[voice] :]
     with_sound = NUM_WITH_SOUND[voice]
     last = with_sound + NUM_WITHOUT_SOUND[voice]
-    # Without sound, plain sentences come first: the language model learns those before the rest.
+    # Plain sentences come first: the language model learns those before the rest. Of these only our own
+    # everyday sentences are kept as sound too, for `hearing`.
     rest = sorted(train[with_sound:last], key=lambda s: s.domain == "open")
     held_out = [(s, True) for s in sentences if s.held_out]
-    return [*held_out, *((s, True) for s in train[:with_sound]), *((s, False) for s in rest)]
+    return [*held_out, *((s, True) for s in train[:with_sound]), *((s, s.domain == "spoken") for s in rest)]
 
 
 def _resume(folder: Path) -> tuple[int, int]:
@@ -105,11 +106,12 @@ def _resume(folder: Path) -> tuple[int, int]:
     return done, samples
 
 
-def _voice(name: str) -> teacher.Teacher:
+def open_voice(name: str) -> teacher.Teacher:
+    """The teacher of a voice."""
     return teacher.Female() if name == "female" else teacher.Male()
 
 
-def _say(
+def say(
     phonemizer: teacher.Phonemizer, voice: teacher.Teacher, text: str
 ) -> tuple[teacher.Spoken, bool] | None:
     """The spoken line and whether its words match the written ones; None where the teacher cannot say it."""
@@ -128,7 +130,7 @@ def run(voice_name: str) -> dict[str, float]:
     folder = store_dir(voice_name)
     done, samples = _resume(folder)
     plan = _plan(voice_name)
-    phonemizer, voice = teacher.Phonemizer(), _voice(voice_name)
+    phonemizer, voice = teacher.Phonemizer(), open_voice(voice_name)
     lines = len((folder / "utterances.jsonl").read_text().splitlines())
     with (
         open(folder / "wav.i16", "ab") as wav,
@@ -137,7 +139,7 @@ def run(voice_name: str) -> dict[str, float]:
     ):
         for i in track(range(done, len(plan)), f"speech-{voice_name}"):
             sentence, keep = plan[i]
-            said = _say(phonemizer, voice, sentence.text)
+            said = say(phonemizer, voice, sentence.text)
             if said:
                 spoken, aligned = said
                 codes = phones.codes_of_spans(

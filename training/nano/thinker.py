@@ -20,7 +20,7 @@ from training.nano.thinker_model import NanoThinker, ThinkerSizes, spelling_loss
 
 NUM_STEPS = 24_000
 BATCH = 12
-DOMAIN_SHARES = {"template": 0.15, "common": 0.35, "open": 0.5}  # the first 6,000 steps: 0.4, 0.45, 0.15
+DOMAIN_SHARES = {"template": 0.15, "common": 0.3, "spoken": 0.25, "open": 0.3}
 LEARNING_RATE = 1.2e-3
 MAX_CORRUPTION = 0.3
 SPELLING_WEIGHT = 0.3
@@ -42,7 +42,10 @@ class ThinkerTask:
         for domain in DOMAIN_SHARES:
             rows = [i for i, (u, _) in enumerate(every) if u.domain == domain]
             groups = batches_by_length([len(self.train[i].ids) for i in rows], BATCH)
-            self.batches[domain] = [[rows[k] for k in group] for group in groups]
+            if groups:
+                self.batches[domain] = [[rows[k] for k in group] for group in groups]
+        shares = np.array([DOMAIN_SHARES[domain] for domain in self.batches])
+        self.shares = shares / shares.sum()
         print(
             f"{len(self.train)} sequences, {sum(len(s.ids) for s in self.train)} ids, "
             f"{time.monotonic() - begun:.0f} s to load",
@@ -51,7 +54,7 @@ class ThinkerTask:
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Of one batch drawn at random."""
-        batches = self.batches[rng.choice(list(DOMAIN_SHARES), p=list(DOMAIN_SHARES.values()))]
+        batches = self.batches[rng.choice(list(self.batches), p=self.shares)]
         chosen = batches[rng.integers(len(batches))]
         batch = thinker_data.collate([self.train[i] for i in chosen], self.tokenizer.special.tts_pad)
         return self.batch_loss(batch, corrupt(batch, self.tokenizer.special.audio_0, rng))
@@ -138,6 +141,7 @@ def run() -> dict[str, float]:
     """Train from the last checkpoint on."""
     torch.manual_seed(0)
     model = NanoThinker(sizes())
+    model.compile_layers()
     task = ThinkerTask(model)
     return fit(
         Task(
