@@ -67,3 +67,18 @@ def test_crowded_tokens_follow_each_other() -> None:
 def test_edit_distance_and_phone_errors() -> None:
     assert edit_distance("kitten", "sitting") == 3
     assert phone_error_rate([["ˈA", "b"]], [["A", "c"]]) == 0.5
+
+
+def test_factored_tables_are_found_again_in_their_rows() -> None:
+    import torch
+    from training.nano.restore import factors
+
+    torch.manual_seed(0)
+    counts = (phones.NUM_PHONES, phones.NUM_POSITIONS, phones.NUM_BOUNDARIES, phones.NUM_PITCHES)
+    tables = [torch.randn(n, 5) for n in counts]
+    parts = phones.split_code(np.arange(phones.NUM_CODES))
+    rows = sum(table[part] for table, part in zip(tables, parts, strict=True))
+    found = factors(rows)
+    assert [len(t) for t in found] == list(counts)
+    again = sum(table[part] for table, part in zip(found, parts, strict=True))
+    torch.testing.assert_close(again, rows, rtol=0, atol=1e-4)

@@ -66,9 +66,10 @@ class _Run:
         self.stopped = False
 
     def load(self) -> None:
-        """Continue from the last checkpoint if there is one."""
+        """Continue from the last checkpoint if there is one, else from given weights if there are any."""
         file = self.folder / "last.pt"
         if not file.exists():
+            self._begin()
             return
         state = torch.load(file, weights_only=False)  # our own file: holds the generators' states
         self.task.module.load_state_dict(state["module"])
@@ -77,6 +78,18 @@ class _Run:
         torch.set_rng_state(state["torch"])
         self.step, self.seconds, self.mean = state["step"], state["seconds"], state["mean"]
         self.average = state["average"]
+
+    def _begin(self) -> None:
+        """Take the weights of `start.pt`; what it does not hold, heads for training alone, stays fresh."""
+        file = self.folder / "start.pt"
+        if not file.exists():
+            return
+        missing, unexpected = self.task.module.load_state_dict(torch.load(file), strict=False)
+        if unexpected:
+            raise ValueError(f"{file} holds unknown weights: {unexpected[:3]}")
+        print(f"{self.task.name}: begins with the weights of {file}; fresh: {missing}", flush=True)
+        if self.average:
+            self.average = {k: v.clone() for k, v in self.task.module.state_dict().items()}
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -159,6 +172,11 @@ def stage_dir(name: str) -> Path:
     folder = settings.work_dir() / "stages" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def save_start(name: str, state: Mapping[str, Tensor]) -> None:
+    """Give a stage weights to begin with; a checkpoint of its own goes first."""
+    torch.save(dict(state), stage_dir(name) / "start.pt")
 
 
 def trained(name: str, *, averaged: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
