@@ -20,8 +20,8 @@ from torch import Tensor
 from cadence.models.audio_encoder import Adapter
 from cadence.models.flow_config import FlowConfig
 from cadence.models.hift_weights import save_hift
+from training.nano import card, generate, settings, speaker, speech_tokenizer, text_vocabulary, whisper
 from training.nano import flow as flow_stage
-from training.nano import generate, settings, speaker, speech_tokenizer, text_vocabulary, whisper
 from training.nano.evaluate import load_flow, load_thinker, load_vocoder, under, write_wav
 from training.nano.fit import stage_dir, trained
 from training.nano.hearing import ADAPTER_HIDDEN
@@ -201,7 +201,8 @@ def run(out: str = "") -> dict[str, float]:
     speech_tokenizer.export(folder / "token2wav" / "speech_tokenizer_v2_25hz.onnx")
     speaker.export(folder / "token2wav" / "campplus.onnx")
     write_voices(folder / "assets")
-    shutil.copy(Path(__file__).with_name("MODEL_CARD.md"), folder / "README.md")
+    if not (folder / "README.md").exists():  # `card` writes the real one, from measured figures
+        card.write({}, folder / "README.md")
     num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if num_bytes > MAX_BYTES:
         raise ValueError(

@@ -24,8 +24,8 @@ DOMAIN_SHARES = {"template": 0.15, "common": 0.3, "spoken": 0.25, "open": 0.3}
 LEARNING_RATE = 1.2e-3
 MAX_CORRUPTION = 0.3
 SPELLING_WEIGHT = 0.3
-VALIDATE_EVERY = 750
-NUM_SPOKEN = 10
+VALIDATE_EVERY = 4000  # minutes each: speech is generated without a cache
+NUM_SPOKEN = 8
 
 
 class ThinkerTask:
