@@ -42,7 +42,7 @@ SIZES = FlowConfig(
     ),
 )
 NUM_STEPS = 40_000
-ENCODER_STEPS = 3_000
+ENCODER_STEPS = 1_800
 BATCH = 8
 LEARNING_RATE = 1e-3
 MU_WEIGHT = 1.0
@@ -232,8 +232,8 @@ def run_encoder() -> dict[str, float]:
             validate=task.validate,
             num_steps=ENCODER_STEPS,
             learning_rate=LEARNING_RATE,
-            decay_part=0.01,
-            validate_every=250,
+            decay_part=0.3,
+            validate_every=600,
             sizes=_sizes(),
         )
     )

@@ -23,8 +23,9 @@ from training.nano.speech import Store, batches_by_length
 from training.nano.thinker_model import NanoThinker
 
 ADAPTER_HIDDEN = 512
-NUM_STEPS = 20_000
-SHARES = {"speak": 0.4, "transcribe": 0.45, "repeat": 0.15}
+NUM_STEPS = 4_000
+SHARES = {"speak": 0.35, "transcribe": 0.45, "repeat": 0.2}
+BATCH = {"transcribe": 24, "repeat": 12}
 LEARNING_RATE = 1e-3
 PHONE_WEIGHT = 0.5
 NUM_CHECKED = 24
@@ -76,7 +77,7 @@ class HearingTask:
                 repeated = make(utterance, repeat=True) if voice == "female" else None
                 self.train["repeat"] += [repeated] if repeated else []
         self.batches = {
-            k: batches_by_length([len(h.ids) for h in v], thinker_stage.BATCH) for k, v in self.train.items()
+            k: batches_by_length([len(h.ids) for h in v], BATCH[k]) for k, v in self.train.items()
         }
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -160,6 +161,7 @@ def run() -> dict[str, float]:
     torch.manual_seed(0)
     thinker = NanoThinker(thinker_stage.sizes())
     thinker.load_state_dict(trained("thinker", averaged=True)[0])
+    thinker.compile_layers()
     model = HearingModel(thinker)
     task = HearingTask(model)
     return fit(
@@ -172,7 +174,8 @@ def run() -> dict[str, float]:
             learning_rate=LEARNING_RATE,
             weight_decay=0.02,
             average=0.998,
-            validate_every=1000,
+            decay_part=0.4,
+            validate_every=4000,
             sizes=dataclasses.asdict(thinker.sizes),
         )
     )
