@@ -23,8 +23,8 @@ from training.nano.speech import Store, batches_by_length
 from training.nano.thinker_model import NanoThinker
 
 ADAPTER_HIDDEN = 512
-NUM_STEPS = 4_000
-SHARES = {"speak": 0.35, "transcribe": 0.45, "repeat": 0.2}
+NUM_STEPS = 2_600
+SHARES = {"speak": 0.2, "transcribe": 0.6, "repeat": 0.2}
 BATCH = {"transcribe": 24, "repeat": 12}
 LEARNING_RATE = 1e-3
 PHONE_WEIGHT = 0.5
@@ -174,8 +174,8 @@ def run() -> dict[str, float]:
             learning_rate=LEARNING_RATE,
             weight_decay=0.02,
             average=0.998,
-            decay_part=0.4,
-            validate_every=4000,
+            decay_part=0.3,
+            validate_every=10_000,
             sizes=dataclasses.asdict(thinker.sizes),
         )
     )
