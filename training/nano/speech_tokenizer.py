@@ -23,7 +23,7 @@ from training.nano.speech import Store, Utterance, batches_by_length
 
 NUM_MELS, FRAMES_PER_CODE = 128, 4
 WIDTH, WIDE_BLOCKS, BLOCKS = 160, 2, 5
-NUM_STEPS = 1_500
+NUM_STEPS = 1_200
 BATCH = 16
 LEARNING_RATE = 2e-3
 _COUNTS = (phones.NUM_PHONES, phones.NUM_POSITIONS, phones.NUM_BOUNDARIES, phones.NUM_PITCHES)
@@ -204,6 +204,6 @@ def run() -> dict[str, float]:
             num_steps=NUM_STEPS,
             learning_rate=LEARNING_RATE,
             average=0.998,
-            validate_every=750,
+            validate_every=600,
         )
     )
