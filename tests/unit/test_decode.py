@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audio_files import FORMATS, audio_file, tone, video_file
 
+from audio_files import FORMATS, audio_file, tone, video_file
 from cadence.audio.decode import decode_audio, decode_native, stream_audio
 from cadence.audio.encode import encode_wav, wav_header
 from cadence.errors import CadenceError, InvalidAudio, PayloadTooLarge
