@@ -51,6 +51,7 @@ def server(tiny_checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]
 def test_the_server_answers_where_it_said(server: tuple[subprocess.Popen[str], str]) -> None:
     _, url = server
     assert httpx.get(f"{url}/health").status_code == 200
+    assert "<title>Cadence</title>" in httpx.get(f"{url}/").text
     body = {"input": "Hi.", "stream": False, "seed": 1}
     first, second = (httpx.post(f"{url}/v1/audio/speech", json=body, timeout=100) for _ in range(2))
     assert first.status_code == 200, first.text

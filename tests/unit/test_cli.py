@@ -102,6 +102,7 @@ def test_flags_that_were_not_given_leave_the_defaults() -> None:
     assert config("m", "--no-async-chunk").engine.async_chunk is False
     assert config("m", "--in-process").engine.in_process is True
     assert config("m", "--no-url-fetch").server.allow_url_fetch is False
+    assert config("m", "--no-playground").server.playground is False
 
 
 def test_where_voices_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
