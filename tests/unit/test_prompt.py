@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audio_files import tone
 from tokenizers import Tokenizer as ReferenceTokenizer
 
+from audio_files import tone
 from cadence.errors import InvalidAudio, InvalidRequest, PromptTooLong
 from cadence.prompt import READ_ALOUD_PROMPT, PromptBuilder, detect_variant, strip_tts_start
 from cadence.text import Tokenizer
