@@ -60,6 +60,9 @@ FILE = {"file": "@hello.wav"}
 
 # One entry per table of the page.
 ENDPOINTS = {
+    "POST /v1/audio/speech/batch": Endpoint(
+        {"items": [{"input": "Hello."}]}, frozenset({"items", "input", "stream", "stream_format"})
+    ),
     "POST /v1/audio/speech": Endpoint({"input": "Hello."}, fields_of(SpeechBody)),
     "POST /v1/audio/voices": Endpoint(
         {"name": "Anna", "consent": "a note", "audio_sample": "@anna.wav"},

@@ -29,6 +29,7 @@ PATHS = {
     "/v1/models",
     "/v1/models/{model_id}",
     "/v1/audio/speech",
+    "/v1/audio/speech/batch",
     "/v1/audio/speech/{request_id}",
     "/v1/audio/transcriptions",
     "/v1/audio/translations",

@@ -238,6 +238,18 @@ def test_say_writes_the_format_of_the_suffix(server: Any, tmp_path: Path) -> Non
     assert body == {"input": "hello", "voice": "v", "response_format": "mp3", "seed": 7, "stream": False}
 
 
+@pytest.mark.parametrize(
+    ("suffix", "name"), [("opus", "opus"), ("ogg", "opus"), ("aac", "aac"), ("flac", "flac"), ("pcm", "pcm")]
+)
+def test_say_takes_every_format_rate_and_speed(server: Any, tmp_path: Path, suffix: str, name: str) -> None:
+    seen = server(lambda _: httpx.Response(200, content=b"sound"))
+    options = ["--sample-rate", "16000", "--speed", "1.5"]
+    answer = CliRunner().invoke(main, ["say", "hello", "-o", str(tmp_path / f"hello.{suffix}"), *options])
+    assert answer.exit_code == 0, answer.output
+    body = json.loads(seen[0].content)
+    assert (body["response_format"], body["sample_rate"], body["speed"]) == (name, 16_000, 1.5)
+
+
 def test_say_refuses_a_suffix_it_does_not_know(server: Any, tmp_path: Path) -> None:
     seen = server(lambda _: httpx.Response(200))
     answer = CliRunner().invoke(main, ["say", "hello", "-o", str(tmp_path / "hello.txt")])

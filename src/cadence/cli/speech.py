@@ -16,7 +16,7 @@ from cadence.errors import InvalidRequest
 __all__ = ["say"]
 
 FORMATS = ("wav", "mp3", "opus", "flac", "aac", "pcm")
-SUFFIXES = {".ogg": "opus", ".m4a": "aac"} | {f".{name}": name for name in FORMATS}
+SUFFIXES = {".ogg": "opus"} | {f".{name}": name for name in FORMATS}
 
 
 @click.command()
@@ -32,6 +32,8 @@ SUFFIXES = {".ogg": "opus", ".m4a": "aac"} | {f".{name}": name for name in FORMA
 @click.option("--voice", default="default", show_default=True)
 @click.option("--instructions", help="How to read: replaces the system prompt.")
 @click.option("--seed", type=int, help="Same seed, same speech.")
+@click.option("--sample-rate", type=click.IntRange(8_000, 48_000), help="In Hz.  [default: 24000]")
+@click.option("--speed", type=click.FloatRange(0.25, 4.0), help="2 is twice as fast; the pitch stays.")
 @connection_options
 def say(**options: Any) -> None:
     """Speak TEXT into an audio file. TEXT `-` is read from stdin.
@@ -46,7 +48,9 @@ async def _say(options: dict[str, Any]) -> None:
     output: Path = options["output"]
     to_stdout = str(output) == "-"
     body = {"input": text, "voice": options["voice"], "response_format": _format(output, to_stdout)}
-    body |= {k: options[k] for k in ("instructions", "seed") if options[k] is not None}
+    body |= {
+        k: options[k] for k in ("instructions", "seed", "sample_rate", "speed") if options[k] is not None
+    }
     async with connect(options["url"], options["model"], options["api_key"]) as client:
         start_s = time.perf_counter()
         # whole, not streamed: the file then carries its true length

@@ -83,7 +83,10 @@ def _build(context: Context) -> FastAPI:
             allow_origins=list(config.allowed_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "X-Sample-Rate", "X-Finish-Reason", "Retry-After"],
+            expose_headers=[
+                *("X-Request-Id", "X-Sample-Rate", "X-Finish-Reason", "Retry-After"),
+                *("X-Word-Timestamps", "X-Word-Timestamps-Omitted"),
+            ],
         )
     for name in ("httpx", "httpcore"):  # they log whole URLs, which belong to the user
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -22,6 +22,7 @@ from cadence.server.schema_answers import (
     Load,
     Model,
     ModelList,
+    SpeechBatch,
     SpeechOutcome,
     Transcription,
     Translation,
@@ -30,7 +31,7 @@ from cadence.server.schema_answers import (
 )
 from cadence.server.schema_chat import ChatBody
 from cadence.server.schema_listen import TranscriptionForm, TranslationForm
-from cadence.server.schema_speech import VOICES_HERE, SpeechBody
+from cadence.server.schema_speech import VOICES_HERE, SpeechBatchBody, SpeechBody
 from cadence.server.schema_tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from cadence.server.schema_voices import (
     ConsentAnswer,
@@ -46,6 +47,7 @@ from cadence.server.schema_voices import (
 )
 
 __all__ = [
+    "BATCH_ROUTE",
     "CHAT_ROUTE",
     "CONSENT_RENAME_ROUTE",
     "CONSENT_ROUTE",
@@ -62,13 +64,13 @@ __all__ = [
 
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (
-    *(ChatBody, SpeechBody, TranscriptionForm, TranslationForm),
+    *(ChatBody, SpeechBody, SpeechBatchBody, TranscriptionForm, TranslationForm),
     *(ConsentForm, ConsentRename, VoiceForm, TokenizeBody, DetokenizeBody),
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
     *(ChatCompletion, ErrorBody, Health, Load),
     *(Model, ModelList, SpeechOutcome, Transcription, Translation, VerboseTranscription, Version),
-    *(Tokenized, Detokenized),
+    *(SpeechBatch, Tokenized, Detokenized),
     *(ConsentAnswer, ConsentDeleted, ConsentList, VoiceCreated, VoiceDeleted, VoiceDetail, VoiceList),
 )
 _MEANINGS = {
@@ -119,6 +121,14 @@ def _post(
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _EVENTS: dict[str, Any] = {}
 
+BATCH_ROUTE = _post(
+    SpeechBatchBody,
+    "Read several texts aloud",
+    {
+        "description": "A result or an error for each text.",
+        "content": {"application/json": {"schema": _ref(SpeechBatch)}},
+    },
+)
 SPEECH_ROUTE = _post(
     SpeechBody,
     "Read a text aloud",

@@ -18,6 +18,8 @@ __all__ = [
     "Load",
     "Model",
     "ModelList",
+    "SpeechBatch",
+    "SpeechBatchResult",
     "SpeechOutcome",
     "ToolCallAnswer",
     "Transcription",
@@ -97,6 +99,28 @@ class SpeechOutcome(_Answer):
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     error: ErrorDetail | None = None
+
+
+class SpeechBatchResult(_Answer):
+    """One item of a batch: its file in base64, or its error."""
+
+    index: int
+    status: Literal["success", "error"]
+    audio_data: str | None = None
+    media_type: str | None = None
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    error: ErrorDetail | None = None
+
+
+class SpeechBatch(_Answer):
+    """A batch of texts that were read, in the order they were sent."""
+
+    id: str
+    results: list[SpeechBatchResult]
+    total: int
+    succeeded: int
+    failed: int
 
 
 class AudioAnswer(_Answer):

@@ -10,7 +10,15 @@ from pydantic import Field
 from cadence.audio.encode import ENCODERS
 from cadence.server.schema import Body, Sampling, Text
 
-__all__ = ["VOICES_HERE", "ExtraParams", "SpeechBody", "VoiceName", "VoiceRef"]
+__all__ = [
+    "VOICES_HERE",
+    "ExtraParams",
+    "NormalizationOptions",
+    "SpeechBatchBody",
+    "SpeechBody",
+    "VoiceName",
+    "VoiceRef",
+]
 
 VOICES_HERE = "x-voices"
 """Marks where the OpenAPI document lists the voices of the running engine."""
@@ -41,13 +49,25 @@ class ReferenceItem(Body):
     text: Annotated[Text, Field(max_length=2000)] | None = None
 
 
-class SpeechBody(Sampling):
-    """Text to read aloud.
+class NormalizationOptions(Body):
+    """What to clean from the text before it is read. Kokoro's switches for wordings are not here."""
 
-    Without `stream` the sound is sent as it is made, chunked. `stream: false` asks for one whole body
-    with its length and true sizes in the WAV header, `stream: true` or `stream_format: "sse"` for
-    server-sent events.
-    """
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "unit_normalization": (False,),
+        "url_normalization": (False,),
+        "email_normalization": (False,),
+        "optional_pluralization_normalization": (False,),
+        "phone_normalization": (False,),
+        "replace_remaining_symbols": (False,),
+    }
+
+    normalize: bool | None = Field(None, description="True: all of what follows, unless it says false.")
+    markdown: bool | None = Field(None, description="Read Markdown as plain text, without code and HTML.")
+    emoji: bool | None = Field(None, description="Leave emoji out.")
+
+
+class SpeechOptions(Sampling):
+    """How to read a text aloud."""
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "language": ("Auto", "auto"),
@@ -56,12 +76,10 @@ class SpeechBody(Sampling):
         "x_vector_only_mode": (False,),
         "initial_codec_chunk_frames": (),
         "non_streaming_mode": (False,),
-        "word_timestamps": (False,),
         "stage_params": (),
         "token_count": (),
         "lang_code": (),
         "volume_multiplier": (1.0,),
-        "normalization_options": (),
         "download_format": (),
         "return_download_link": (False,),
         "ssml": (False,),
@@ -69,12 +87,6 @@ class SpeechBody(Sampling):
         "voice_aliases": (),
     }
 
-    input: str = Field(
-        min_length=1,
-        pattern=r"\S",
-        description="What to say.",
-        json_schema_extra={"pattern": "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"},
-    )
     model: str | None = Field(None, description="A name listed by /v1/models; none: the one served.")
     voice: VoiceName | VoiceRef | None = Field(
         None, description="A voice of this server; none: the default one."
@@ -110,3 +122,36 @@ class SpeechBody(Sampling):
     verbatim: bool | None = Field(
         None, description="Say exactly these words (default); false lets the model choose its words."
     )
+    word_timestamps: bool | None = Field(
+        None, description="Tell when each word is said: in a header of a whole body, or in events."
+    )
+    normalization_options: NormalizationOptions | None = None
+
+
+class SpeechBody(SpeechOptions):
+    """Text to read aloud.
+
+    Without `stream` the sound is sent as it is made, chunked. `stream: false` asks for one whole body
+    with its length and true sizes in the WAV header, `stream: true` or `stream_format: "sse"` for
+    server-sent events.
+    """
+
+    input: str = Field(
+        min_length=1,
+        pattern=r"\S",
+        description="What to say.",
+        json_schema_extra={"pattern": "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"},
+    )
+
+
+class SpeechBatchBody(SpeechOptions):
+    """Texts to read aloud. Fields beside `items` are defaults, which an item may override."""
+
+    items: Annotated[
+        list[dict[str, Any]],
+        Field(
+            min_length=1,
+            max_length=32,
+            description="Speech requests; each is checked, and may fail, by itself.",
+        ),
+    ]

@@ -8,10 +8,11 @@ from starlette.responses import Response
 
 from cadence.server.body import read_json
 from cadence.server.context import Context
-from cadence.server.openapi import SPEECH_ROUTE, errors, json_answer
+from cadence.server.openapi import BATCH_ROUTE, SPEECH_ROUTE, errors, json_answer
 from cadence.server.schema import parse
 from cadence.server.schema_answers import SpeechOutcome
 from cadence.server.schema_speech import SpeechBody
+from cadence.server.speech_batch import BatchJob
 from cadence.server.speech_job import SpeechJob
 from cadence.server.stream import Answer
 
@@ -29,6 +30,13 @@ def speech_router(context: Context) -> APIRouter:
         data = await read_json(request, max_bytes=config.max_body_bytes, stall_s=config.body_stall_s)
         job = SpeechJob(context, parse(SpeechBody, data), request.state.request_id)
         return Answer(job.work, stall_s=config.send_stall_s)
+
+    @router.post("/v1/audio/speech/batch", **BATCH_ROUTE)
+    async def create_speech_batch(request: HttpRequest) -> Response:
+        """Read several texts aloud."""
+        config = context.config
+        data = await read_json(request, max_bytes=config.max_body_bytes, stall_s=config.body_stall_s)
+        return Answer(BatchJob(context, data).work, stall_s=config.send_stall_s)
 
     found = json_answer(SpeechOutcome, "How it ended, or that it runs.")
 

@@ -18,9 +18,11 @@ from cadence.server.errors import as_cadence_error, error_object
 from cadence.server.reference import read_reference, speech_reference
 from cadence.server.sampling import speech_limit, speech_sampling
 from cadence.server.schema_speech import SpeechBody
+from cadence.server.speakable import without_emoji, without_markdown
 from cadence.server.stream import STREAM_HEADERS, Sender, closing, sse
 from cadence.server.usage import speech_usage, usage_headers
 from cadence.server.voice import choose_voice
+from cadence.server.word_times import word_event, word_headers
 from cadence.types import (
     OUTPUT_RATE_HZ,
     AudioChunk,
@@ -62,6 +64,7 @@ class SpeechJob:
         context.check_model(body.model)
         if not context.engine.info.can_speak:
             raise InvalidRequest("This server answers in text only.", code="no_speech")
+        body = _cleaned(body)
         limit = context.config.max_input_chars
         if len(body.input) > limit:
             raise InvalidRequest(
@@ -75,9 +78,12 @@ class SpeechJob:
         self._headers = sound_headers(self.shape)
         self._context = context
         request = _engine_request(context, body)
-        self._request = dataclasses.replace(request, word_timestamps=word_timestamps)
+        self._tells_words = bool(body.word_timestamps)
+        with_words = word_timestamps or self._tells_words
+        self._request = dataclasses.replace(request, word_timestamps=with_words)
         self.words: list[WordTiming] = []
         """When each word is said at normal speed, as far as that has become known; if it was asked for."""
+        self._num_words_told = 0
         self._reference = speech_reference(body, self._request.voice)
         self._sample = sample
         self._limit_is_own = speech_limit(body) is not None
@@ -99,8 +105,18 @@ class SpeechJob:
                     code="conflicting_fields",
                 )
             return self._send_whole
-        events = body.stream_format == "sse" or (body.stream is True and body.stream_format is None)
-        return self._send_events if events else self._send_raw
+        if body.stream_format == "sse" or (body.stream is True and body.stream_format is None):
+            return self._send_events
+        if not self._tells_words:
+            return self._send_raw
+        if body.stream is True or body.stream_format is not None:
+            raise InvalidRequest(
+                "A stream of bare samples cannot tell when words are said.",
+                param="word_timestamps",
+                code="conflicting_fields",
+                hint="Use 'stream': false, or 'stream_format': \"sse\".",
+            )
+        return self._send_whole
 
     async def _send_raw(self, sender: Sender) -> None:
         """One chunked body. Where words were lost it breaks off: samples have no other way to say so."""
@@ -128,6 +144,8 @@ class SpeechJob:
         """One complete body: true sizes, token counts and the finish reason in the headers."""
         body, done = await self.file()
         headers = {**self._headers, **usage_headers(done.usage), "X-Finish-Reason": done.finish_reason}
+        if self._tells_words:
+            headers |= word_headers(self.words, self.shape.speed)
         await sender.whole(body, headers)
 
     async def file(self) -> tuple[bytes, Done]:
@@ -149,6 +167,7 @@ class SpeechJob:
                 async for event in sound:
                     if not sender.started:
                         await sender.start(headers)
+                    await sender.write(self._word_events())
                     if data := await self._encode(event):
                         await sender.write(_delta(data, self.shape.format))
                     if isinstance(event, Done):
@@ -160,6 +179,12 @@ class SpeechJob:
             if not isinstance(error, CadenceError):
                 raise
         await sender.finish()
+
+    def _word_events(self) -> bytes:
+        """An event with the words that have become known since the last one, if there are any."""
+        new = self.words[self._num_words_told :] if self._tells_words else []
+        self._num_words_told += len(new)
+        return word_event(new, self.shape.speed) if new else b""
 
     async def _encode(self, event: AudioChunk | Done) -> bytes:
         """The bytes of a chunk; of the end, what the writer still holds."""
@@ -197,6 +222,21 @@ class SpeechJob:
         if done.finish_reason == "stop" or self._limit_is_own:
             return False
         return self._request.verbatim is None or done.text_left > 0
+
+
+def _cleaned(body: SpeechBody) -> SpeechBody:
+    """The body with its text as it is to be read."""
+    options = body.normalization_options
+    if options is None:
+        return body
+    text, everything = body.input, bool(options.normalize)
+    if everything if options.markdown is None else options.markdown:
+        text = without_markdown(text)
+    if everything if options.emoji is None else options.emoji:
+        text = without_emoji(text)
+    if not text.strip():
+        raise InvalidRequest("Of the text, nothing is left to say.", param="input", code="nothing_to_say")
+    return body.model_copy(update={"input": text})
 
 
 def _shape(body: SpeechBody) -> SoundShape:
