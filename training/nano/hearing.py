@@ -23,8 +23,8 @@ from training.nano.speech import Store, batches_by_length
 from training.nano.thinker_model import NanoThinker
 
 ADAPTER_HIDDEN = 512
-NUM_STEPS = 2_600
-SHARES = {"speak": 0.2, "transcribe": 0.6, "repeat": 0.2}
+NUM_STEPS = 12_000
+SHARES = {"speak": 0.4, "transcribe": 0.4, "repeat": 0.2}
 BATCH = {"transcribe": 24, "repeat": 12}
 LEARNING_RATE = 1e-3
 PHONE_WEIGHT = 0.5

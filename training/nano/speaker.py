@@ -24,7 +24,7 @@ from training.nano.speech import Store, Utterance
 
 NUM_BANKS, WIDTH, POOLED = 80, 96, 192
 WARPS = (1.0, 0.78, 0.86, 1.12, 1.25, 1.4)  # 1.0 is the voice itself
-NUM_STEPS = 300
+NUM_STEPS = 600
 BATCH, CROP_S = 24, 1.6
 LEARNING_RATE = 2e-3
 SCALE, MARGIN, VECTOR_WEIGHT = 16.0, 0.15, 2.0

@@ -23,7 +23,7 @@ from training.nano.speech import Store, Utterance, batches_by_length
 
 NUM_MELS, FRAMES_PER_CODE = 128, 4
 WIDTH, WIDE_BLOCKS, BLOCKS = 160, 2, 5
-NUM_STEPS = 1_200
+NUM_STEPS = 6_000
 BATCH = 16
 LEARNING_RATE = 2e-3
 _COUNTS = (phones.NUM_PHONES, phones.NUM_POSITIONS, phones.NUM_BOUNDARIES, phones.NUM_PITCHES)
