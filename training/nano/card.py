@@ -56,7 +56,8 @@ def tables(figures: Figures) -> str:
             (f"{voice}, repeated", f"repeat_{voice}_{{domain}}"),
         )
     }
-    parts = [
+    parts = [f"{int(figures['sentences'])} sentences of each kind."] if "sentences" in figures else []
+    parts += [
         _table("Word error rate of speech", figures, speech),
         _table("Word error rate of transcription and repetition", figures, heard),
     ]

@@ -229,7 +229,7 @@ async def measure(
     load_s = time.perf_counter() - begun
     try:
         found = Measurement(engine, model, count, domains)
-        found.figures["load_s"] = round(load_s, 2)
+        found.figures |= {"sentences": count, "load_s": round(load_s, 2)}
         for voice, domain in itertools.product(VOICES, domains):
             if "teacher" in tasks:
                 found.teacher(voice, domain)
