@@ -35,16 +35,16 @@ def draw(sounds: dict[str, Wave], titles: dict[str, str], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(len(sounds), 1, figsize=(9, 1.9 * len(sounds)), squeeze=False)
+    figure, axes = pyplot.subplots(len(sounds), 1, figsize=(8, 1.5 * len(sounds)), squeeze=False)
     for axis, (name, samples) in zip(axes.flat, sounds.items(), strict=True):
-        axis.specgram(samples + 1e-5 * np.random.default_rng(0).standard_normal(len(samples)), 1024,
-                      SAMPLE_RATE_HZ, noverlap=768, cmap="magma", vmin=-140, vmax=-40)  # fmt: skip
+        axis.specgram(samples + 1e-5 * np.random.default_rng(0).standard_normal(len(samples)), NFFT=1024,
+                      Fs=SAMPLE_RATE_HZ, noverlap=512, cmap="magma", vmin=-140, vmax=-40)  # fmt: skip
         axis.set_ylim(0, 8000)
         axis.set_yticks([0, 4000, 8000], ["0", "4", "8 kHz"], fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
         axis.set_title(f"{name}: {titles[name]}", fontsize=8, loc="left")
     figure.tight_layout()
-    figure.savefig(out, dpi=80)
+    figure.savefig(out, dpi=60)
     pyplot.close(figure)
 
 
@@ -74,7 +74,7 @@ def make(model: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, samples in sounds.items():
         write_mp3(samples, out / f"{name}.mp3")
-    draw(sounds, titles, out / "spectrograms.png")
+    draw(sounds, titles, out / "spectrograms.jpg")
 
 
 if __name__ == "__main__":
