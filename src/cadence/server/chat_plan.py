@@ -96,10 +96,13 @@ def chosen_call(body: ChatBody) -> str | None:
 
 def with_tools(messages: tuple[Message, ...], tools: Sequence[Tool]) -> tuple[Message, ...]:
     """The messages with the tools' schemas behind the system prompt, where the model looks for them."""
-    if not tools:
-        return messages
+    return with_schemas(messages, schemas_text(tools)) if tools else messages
+
+
+def with_schemas(messages: tuple[Message, ...], schemas: str) -> tuple[Message, ...]:
+    """The messages with `schemas`, a JSON list of tools, behind the system prompt."""
     at = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
-    return (*messages[:at], Message(_SCHEMAS_ROLE, (TextPart(schemas_text(tools)),)), *messages[at:])
+    return (*messages[:at], Message(_SCHEMAS_ROLE, (TextPart(schemas),)), *messages[at:])
 
 
 def schemas_text(tools: Sequence[Tool]) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cadence.errors import InvalidRequest
+from cadence.server.chat_plan import with_schemas
 from cadence.server.schema import Body, Text
-from cadence.types import Message, TextPart
+from cadence.types import Message
 
 __all__ = ["FunctionTool", "NamedFunction", "ToolChoice", "ToolName", "Tools", "choose_call", "with_tools"]
 
@@ -66,6 +67,4 @@ def with_tools(messages: tuple[Message, ...], tools: Sequence[FunctionTool]) -> 
         {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
         for tool in tools
     ]
-    told = Message("tool_json_schemas", (TextPart(json.dumps(shown, ensure_ascii=False)),))
-    at = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
-    return (*messages[:at], told, *messages[at:])
+    return with_schemas(messages, json.dumps(shown, ensure_ascii=False))
