@@ -36,6 +36,7 @@ LAYER = {
     "answers": 4,
     "engine": 4,
     "fake": 4,
+    "fake_answer": 4,
     "server": 5,
     "cli": 5,
     "doctor": 5,
