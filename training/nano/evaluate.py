@@ -25,7 +25,7 @@ from cadence.models.conformer import NoMemory
 from cadence.models.flow import Flow
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.flow_sampler import Utterance as FlowInput
-from cadence.models.hift import HiFT
+from cadence.models.hift import HiFT, HiFTConfig
 from training.nano import flow as flow_stage
 from training.nano import generate, settings, text_vocabulary
 from training.nano import thinker as thinker_stage
@@ -34,7 +34,6 @@ from training.nano.recogniser import Recogniser
 from training.nano.speaker_vectors import speaker_vector
 from training.nano.speech import Store, Utterance
 from training.nano.thinker_model import NanoThinker
-from training.nano.vocoder import SIZES as VOCODER_SIZES
 
 Wave = npt.NDArray[np.float32]
 PARTS = ("teacher", "copy", "mu", "flow", "speech")
@@ -54,9 +53,11 @@ def load_flow(averaged: bool = True) -> Flow:
 
 
 def load_vocoder() -> HiFT:
-    """The trained vocoder."""
-    model = HiFT(VOCODER_SIZES)
-    model.load_state_dict(trained("vocoder", averaged=True)[0])
+    """The trained vocoder: the stage `vocoder-tune`'s if that ran, else the stage `vocoder`'s."""
+    stage = "vocoder-tune" if (stage_dir("vocoder-tune") / "last.pt").exists() else "vocoder"
+    state, sizes = trained(stage, averaged=True)
+    model = HiFT(HiFTConfig(**sizes))
+    model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 
 

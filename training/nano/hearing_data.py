@@ -1,4 +1,4 @@
-"""Stages `hearing-female`, `hearing-male`: the frozen audio encoder's features of the teachers' speech.
+"""Stages `hearing-female`, `hearing-male`, `hearing-chat`: the frozen audio encoder's features of speech.
 
 Each utterance is encoded twice, as it is and in mild noise, once and for all: training on them then costs no
 more than training on text.
@@ -20,15 +20,38 @@ from torch import Tensor
 from cadence.audio.features import PIECE_PADDING, log_mel
 from cadence.prompt import PromptBuilder
 from cadence.text import Tokenizer
-from cadence.types import AudioPart, Message, TextPart
+from cadence.types import AudioPart, Message, Part, TextPart
 from training.nano import interleave, phones, settings, text_vocabulary, whisper
 from training.nano.progress import track
 from training.nano.speech import Store, Utterance
 
 VARIANTS = ("clean", "noisy")
-NUM_HEARD = {"female": 7_000, "male": 3_000}
+NUM_HEARD = {"female": 7_000, "male": 3_000, "female-chat": 1_000, "male-chat": 1_000}
 NOISE_DB = (12.0, 30.0)  # speech above noise
 INPUT_RATE_HZ = 16_000
+Wording = tuple[str, str]  # system prompt, and what the user writes after the sound; either may be empty
+_TRANSCRIBE, _REPEAT = (text_vocabulary.SYSTEM_PROMPTS[task] for task in ("transcribe", "repeat"))
+TRANSCRIBE_PROMPTS: tuple[Wording, ...] = (
+    (_TRANSCRIBE, ""),
+    (
+        "You are a speech recognition assistant. Transcribe the audio accurately.",
+        "Please transcribe this audio.",
+    ),
+    (f"{_TRANSCRIBE}\n语音的语言是英语。", ""),
+    ("Transcribe the audio.", "Please transcribe."),
+    ("请仔细聆听这段语音，然后将其内容翻译成英文。", ""),
+    ("", "Please write down what you hear."),
+)
+REPEAT_PROMPTS: tuple[Wording, ...] = (
+    (_REPEAT, ""),
+    (
+        "You are an audio processing assistant. Listen and repeat the audio content.",
+        "Please listen to this audio and repeat its content.",
+    ),
+    (_REPEAT, ""),
+    ("You are a helpful assistant.", "Repeat what I said."),
+    ("", "Please repeat this."),
+)
 
 
 def features_file(voice: str) -> Path:
@@ -70,6 +93,11 @@ def run(voice: str) -> dict[str, float]:
     return {"utterances": len(index)}
 
 
+def run_chat() -> dict[str, float]:
+    """Both teachers' small talk."""
+    return {voice: run(f"{voice}-chat")["utterances"] for voice in ("female", "male")}
+
+
 def _encode(
     encoder: torch.nn.Module, store: Store, utterance: Utterance
 ) -> tuple[npt.NDArray[np.float32], int]:
@@ -109,15 +137,30 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """One utterance in a prompt: where its patches start, and how many there are."""
+
+    utterance: Utterance
+    start: int
+    count: int
+
+    @property
+    def phones(self) -> npt.NDArray[np.int64]:
+        """The phones of the two codes under each patch (80 ms), silence after the end: [count, 2]."""
+        phone = phones.split_code(np.asarray(self.utterance.codes))[0]
+        padded = np.full(2 * self.count, phones.SILENCE, np.int64)
+        used = min(len(phone), len(padded))
+        padded[:used] = phone[:used]
+        return padded.reshape(self.count, 2)
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
-    """One example with sound in its prompt: ids, where the answer and the patches start, phones per patch."""
+    """One example with sounds in its prompt: ids, where the answer starts, and the sounds in order."""
 
     ids: npt.NDArray[np.int64]
     answer: int
-    patches_at: int
-    num_patches: int
-    phones_heard: npt.NDArray[np.int64]  # [num_patches, 2]
-    utterance: Utterance
+    sounds: tuple[Sound, ...]
 
 
 class HeardExamples:
@@ -127,17 +170,19 @@ class HeardExamples:
         self.tokenizer = tokenizer
         self._builder = PromptBuilder(tokenizer, num_mels=whisper.MELS)
 
-    def __call__(self, utterance: Utterance, repeat: bool) -> Heard | None:
-        """The example; None for a repetition whose words and sound do not match."""
-        task, output = ("repeat", "speech") if repeat else ("transcribe", "text")
+    def __call__(self, utterance: Utterance, repeat: bool, wording: int = 0) -> Heard | None:
+        """The example; None for a repetition whose words and sound do not match.
+
+        `wording` picks the instructions; 0 is the server's own.
+        """
+        wordings = REPEAT_PROMPTS if repeat else TRANSCRIBE_PROMPTS
+        system, request = wordings[wording % len(wordings)]
         silence = np.zeros(utterance.num_samples * INPUT_RATE_HZ // settings.SAMPLE_RATE_HZ, np.float32)
-        messages = (
-            Message("system", (TextPart(text_vocabulary.SYSTEM_PROMPTS[task]),)),
-            Message("user", (AudioPart(silence),)),
-        )
-        prompt = self._builder.build(messages, "speech" if output == "speech" else "text")
+        user: tuple[Part, ...] = (AudioPart(silence), TextPart(request)) if request else (AudioPart(silence),)
+        messages = [Message("system", (TextPart(system),))] if system else []
+        prompt = self._builder.build((*messages, Message("user", user)), "speech" if repeat else "text")
         answer = (
-            self._speech(utterance)
+            self.speech(utterance)
             if repeat
             else [*self.tokenizer.encode(utterance.text), self.tokenizer.special.eot]
         )
@@ -145,11 +190,10 @@ class HeardExamples:
             return None
         span = prompt.spans[0]
         ids = np.array([*prompt.ids, *answer], np.int64)
-        return Heard(
-            ids, len(prompt.ids), span.start, span.count, _phones_heard(utterance, span.count), utterance
-        )
+        return Heard(ids, len(prompt.ids), (Sound(utterance, span.start, span.count),))
 
-    def _speech(self, utterance: Utterance) -> list[int] | None:
+    def speech(self, utterance: Utterance) -> list[int] | None:
+        """Ids of the utterance as a spoken answer; None where words and sound do not match."""
         text_ids = self.tokenizer.encode(utterance.text)
         words = interleave.words_of_tokens(self.tokenizer, text_ids)
         if utterance.word_starts_s is None or words[-1] + 1 != len(utterance.word_starts_s):
@@ -158,12 +202,3 @@ class HeardExamples:
         if groups[-1] >= len(utterance.codes) // interleave.CODES_PER_GROUP:
             return None
         return interleave.speech_ids(self.tokenizer, text_ids, groups, utterance.codes)
-
-
-def _phones_heard(utterance: Utterance, num_patches: int) -> npt.NDArray[np.int64]:
-    """The phones of the two codes under each patch (80 ms), silence after the end."""
-    phone = phones.split_code(np.asarray(utterance.codes))[0]
-    padded = np.full(2 * num_patches, phones.SILENCE, np.int64)
-    count = min(len(phone), len(padded))
-    padded[:count] = phone[:count]
-    return padded.reshape(num_patches, 2)

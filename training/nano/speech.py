@@ -1,4 +1,4 @@
-"""Stages `speech-female`, `speech-male`: have a teacher read the corpus, and the store the result lies in.
+"""Stages `speech-female`, `speech-male`, `speech-chat`: a teacher reads the corpus into a store.
 
 A store is a folder of three growing files: `wav.i16` (24 kHz), `f0.f16` (50 Hz) and `utterances.jsonl`. A
 line without sound (codes alone, for the language model) has offset -1. An interrupted stage goes on behind
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.nano import corpus, phones, settings, teacher
+from training.nano import corpus, dialogue, phones, settings, teacher
 from training.nano.progress import track
 
 FloatArray = npt.NDArray[np.float32]
@@ -77,7 +77,15 @@ def store_dir(voice: str) -> Path:
     return folder
 
 
-def _plan(voice: str) -> list[tuple[corpus.Sentence, bool]]:
+def _plan(name: str) -> list[tuple[corpus.Sentence, bool]]:
+    """What a store holds: the corpus, or in a store `VOICE-chat` the small talk."""
+    voice, _, part = name.partition("-")
+    if part:
+        return [(corpus.Sentence(line, part, held_out=False), True) for line in dialogue.lines(voice)]
+    return _corpus_plan(voice)
+
+
+def _corpus_plan(voice: str) -> list[tuple[corpus.Sentence, bool]]:
     """Sentences in reading order, and whether their sound is kept: held-out ones first."""
     sentences = corpus.load()
     train = [s for s in sentences if not s.held_out][FIRST_SENTENCE[voice] :]
@@ -107,8 +115,8 @@ def _resume(folder: Path) -> tuple[int, int]:
 
 
 def open_voice(name: str) -> teacher.Teacher:
-    """The teacher of a voice."""
-    return teacher.Female() if name == "female" else teacher.Male()
+    """The teacher who speaks in a store."""
+    return teacher.Female() if name.startswith("female") else teacher.Male()
 
 
 def say(
@@ -125,8 +133,13 @@ def say(
     return spoken, len(spoken.word_starts_s) == teacher.num_written_words(text)
 
 
+def run_chat() -> dict[str, float]:
+    """Both teachers' small talk, in stores of its own."""
+    return {voice: run(f"{voice}-chat")["utterances"] for voice in ("female", "male")}
+
+
 def run(voice_name: str) -> dict[str, float]:
-    """Read the plan of one voice, from where it stopped."""
+    """Read the plan of one store, from where it stopped."""
     folder = store_dir(voice_name)
     done, samples = _resume(folder)
     plan = _plan(voice_name)

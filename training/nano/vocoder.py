@@ -1,4 +1,5 @@
-"""Stage `vocoder`: a small HiFT, trained on teacher speech by spectral losses at four resolutions.
+"""Stages `vocoder`, `vocoder-tune`: a small HiFT, trained on teacher speech by spectral losses at four
+resolutions, at last on the flow's own mels.
 
 The harmonic source follows the teacher's F0 while training, where the sound itself is periodic: hibari's own
 F0 runs on through most unvoiced consonants, which need noise. The F0 predictor learns beside it, from more
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from cadence.audio.features import prompt_mel
 from cadence.models.hift import VOICED_HZ, HiFT, HiFTConfig
 from training.nano import pitch
-from training.nano.fit import Task, fit
+from training.nano.fit import Task, fit, save_start, stage_dir, trained
+from training.nano.rendered import Rendered
 from training.nano.settings import MEL_SAMPLES, SAMPLE_RATE_HZ
 from training.nano.speech import Store, Utterance
 
@@ -28,6 +30,7 @@ SIZES = HiFTConfig(base_channels=128, f0_channels=96, kernels=(3, 7), dilations=
 NUM_STEPS = 30_000
 BATCH, CROP_FRAMES, MARGIN_FRAMES = 4, 30, 3
 LEARNING_RATE = 1.2e-3
+TUNE_STEPS, TUNE_LEARNING_RATE, RENDERED_SHARE = 3_000, 6e-4, 0.75
 MALE_SHARE = 0.35
 F0_CROPS = 12
 F0_SCALE_HZ = 50.0
@@ -74,15 +77,22 @@ def spectral_loss(wave: Tensor, wanted: Tensor) -> Tensor:
 class VocoderTask:
     """Random crops of both voices."""
 
-    def __init__(self, model: HiFT) -> None:
+    def __init__(self, model: HiFT, *, rendered: bool = False) -> None:
+        """`rendered`: most crops, and all that are held out, begin with the flow's mel."""
         self.model = model
         self.stores = [Store("female"), Store("male")]
+        self.rendered = [Rendered("female"), Rendered("male")] if rendered else []
         shortest = (CROP_FRAMES + 2 * MARGIN_FRAMES + 2) * MEL_SAMPLES
         self.train = [[u for u in s.split(held_out=False) if u.num_samples > shortest] for s in self.stores]
         self.held_out = [
             [u for u in s.split(held_out=True) if u.num_samples > shortest][:24] for s in self.stores
         ]
 
+        if rendered:
+            for pools in (self.train, self.held_out):
+                pools[:] = [
+                    [u for u in pool if u in mels] for pool, mels in zip(pools, self.rendered, strict=True)
+                ]
         self._voiced: dict[tuple[str, int], np.ndarray] = {}
 
     def f0(self, store: Store, utterance: Utterance) -> np.ndarray:
@@ -107,7 +117,7 @@ class VocoderTask:
         return mel.T, inner, self.f0(store, utterance)[begin : begin + CROP_FRAMES]
 
     def batch(
-        self, rng: np.random.Generator, pools: list[list[Utterance]], count: int
+        self, rng: np.random.Generator, pools: list[list[Utterance]], count: int, rendered_share: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mel [B, 80, F], samples [B, 480 F], F0 [B, F]."""
         rows = []
@@ -116,13 +126,16 @@ class VocoderTask:
             utterance = pools[voice][rng.integers(len(pools[voice]))]
             frames = utterance.num_samples // MEL_SAMPLES
             begin = int(rng.integers(MARGIN_FRAMES, frames - CROP_FRAMES - MARGIN_FRAMES))
-            rows.append(self.crop(self.stores[voice], utterance, begin))
-        mel, samples, f0 = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-        return mel, samples, f0
+            mel, samples, f0 = self.crop(self.stores[voice], utterance, begin)
+            if self.rendered and rng.random() < rendered_share:
+                mel = self.rendered[voice](utterance, begin, CROP_FRAMES).T
+            rows.append((mel, samples, f0))
+        mels, sounds, tracks = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return mels, sounds, tracks
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Of one random batch."""
-        return self._loss(*self.batch(rng, self.train, BATCH + F0_CROPS))
+        return self._loss(*self.batch(rng, self.train, BATCH + F0_CROPS, RENDERED_SHARE))
 
     def _loss(self, mel: Tensor, samples: Tensor, f0: Tensor) -> tuple[Tensor, dict[str, float]]:
         heard = mel[:BATCH]
@@ -139,7 +152,7 @@ class VocoderTask:
     def validate(self) -> dict[str, float]:
         """The same on held-out crops, always the same ones."""
         rng = np.random.default_rng(0)
-        found = [self._loss(*self.batch(rng, self.held_out, BATCH + F0_CROPS))[1] for _ in range(8)]
+        found = [self._loss(*self.batch(rng, self.held_out, BATCH + F0_CROPS, 1.0))[1] for _ in range(8)]
         return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
 
 
@@ -156,16 +169,25 @@ def build() -> HiFT:
 
 def run() -> dict[str, float]:
     """Train from the last checkpoint on."""
-    model = build()
-    task = VocoderTask(model)
+    return _fit("vocoder", VocoderTask(build()), NUM_STEPS, LEARNING_RATE)
+
+
+def run_tune() -> dict[str, float]:
+    """Go on from the stage `vocoder` with the flow's mels, which `rendered-*` must have made before."""
+    if not (stage_dir("vocoder-tune") / "last.pt").exists():
+        save_start("vocoder-tune", trained("vocoder", averaged=True)[0])
+    return _fit("vocoder-tune", VocoderTask(build(), rendered=True), TUNE_STEPS, TUNE_LEARNING_RATE)
+
+
+def _fit(name: str, task: VocoderTask, num_steps: int, learning_rate: float) -> dict[str, float]:
     return fit(
         Task(
-            name="vocoder",
-            module=model,
+            name=name,
+            module=task.model,
             loss=task.loss,
             validate=task.validate,
-            num_steps=NUM_STEPS,
-            learning_rate=LEARNING_RATE,
+            num_steps=num_steps,
+            learning_rate=learning_rate,
             betas=(0.8, 0.99),
             max_norm=5.0,
             average=0.998,
