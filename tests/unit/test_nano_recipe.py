@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -82,3 +83,74 @@ def test_factored_tables_are_found_again_in_their_rows() -> None:
     assert [len(t) for t in found] == list(counts)
     again = sum(table[part] for table, part in zip(found, parts, strict=True))
     torch.testing.assert_close(again, rows, rtol=0, atol=1e-4)
+
+
+def test_small_talk_is_plain_text_with_one_answer_each() -> None:
+    from training.nano import corpus, dialogue
+
+    said = [question for exchange in dialogue.exchanges() for question in exchange.questions]
+    assert len(said) == len(set(said)) > 150
+    answers = {dialogue.NO_ANSWER, *(exchange.answer for exchange in dialogue.exchanges())}
+    assert len(answers) == len(dialogue.exchanges()) + 1
+    for line in (*said, *answers):
+        assert corpus.words_of(line) and line == line.strip() and not any(c.isdigit() for c in line)
+    assert answers <= set(dialogue.lines("female")) and not answers & set(dialogue.lines("male"))
+
+
+def write_store(folder: Path, voice: str, texts: list[str], rng: np.random.Generator) -> None:
+    """A store and features of made-up sound: five codes and a bit for each word."""
+    lines, index, offset, rows = [], [], 0, 0
+    for text in texts:
+        words = text.split()
+        codes = rng.integers(phones.NUM_CODES, size=12 + 8 * len(words)).tolist()
+        starts = [0.6 + 0.3 * i for i in range(len(words))]
+        lines.append(
+            {
+                "text": text,
+                "domain": "chat",
+                "held_out": False,
+                "voice": voice,
+                "offset": offset,
+                "codes": codes,
+                "word_starts_s": starts,
+            }
+        )
+        index.append([offset, 2 * len(codes)])
+        offset, rows = offset + 960 * len(codes), rows + 2 * len(codes)
+    store = folder / "speech" / voice
+    store.mkdir(parents=True)
+    (store / "utterances.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    np.zeros(offset, "<i2").tofile(store / "wav.i16")
+    np.zeros(offset // 480, "<f2").tofile(store / "f0.f16")
+    hearing = folder / "hearing"
+    hearing.mkdir(exist_ok=True)
+    np.zeros((rows, 384), "<f2").tofile(hearing / f"{voice}.f16")
+    (hearing / f"{voice}.json").write_text(json.dumps(index))
+
+
+def test_conversations_have_their_sounds_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cadence.text import Tokenizer
+    from training.nano import dialogue
+    from training.nano.chat_data import ChatExamples
+    from training.nano.speech import Store
+
+    monkeypatch.setenv("CADENCE_NANO_WORK", str(tmp_path))
+    rng = np.random.default_rng(3)
+    for voice in dialogue.VOICES:
+        write_store(tmp_path, f"{voice}-chat", dialogue.lines(voice), rng)
+    write_store(tmp_path, "female", ["The boat was late today.", "Nobody saw the small bird."], rng)
+    tokenizer = Tokenizer.open(Path(__file__).parents[2] / "src" / "cadence" / "nano")
+    make = ChatExamples(tokenizer, Store("female").utterances)
+    answers = {dialogue.NO_ANSWER, *(exchange.answer for exchange in dialogue.exchanges())}
+    kinds = set()
+    for _ in range(60):
+        heard = make(rng)
+        patches = np.flatnonzero(heard.ids == tokenizer.special.audio_patch)
+        wanted = [np.arange(sound.start, sound.start + sound.count) for sound in heard.sounds]
+        assert patches.tolist() == [int(place) for part in wanted for place in part]
+        assert all(sound.phones.shape == (sound.count, 2) for sound in heard.sounds)
+        answer = [int(i) for i in heard.ids[heard.answer :] if i < tokenizer.special.text_limit]
+        assert tokenizer.decode(answer).strip() in answers
+        assert int(heard.ids[-1]) == tokenizer.special.eot
+        kinds.add((len(heard.sounds), bool((heard.ids[heard.answer :] >= tokenizer.special.audio_0).any())))
+    assert len(kinds) >= 4  # heard and read, spoken and written
