@@ -162,6 +162,22 @@ def test_forgetting_codes_changes_nothing_before_the_bound(folder: Path) -> None
     assert not torch.equal(mels[0][200:], mels[1][200:])
 
 
+def test_without_guidance_nothing_is_computed_for_it_and_nothing_is_missing(tmp_path: Path) -> None:
+    found = {}
+    for rate in ("1.0e-9", "0.0"):
+        folder = flow_kit.write_flow(tmp_path / rate)
+        yaml = (folder / "flow.yaml").read_text().replace("cfg_rate: 0.7", f"cfg_rate: {rate}")
+        (folder / "flow.yaml").write_text(yaml)
+        sampler = flow_kit.make_sampler(folder, num_steps=3)
+        voice = sampler.prepare(*flow_kit.prompt(20))
+        whole = sampler.generate([flow_kit.utterance(n, 20, seed=n) for n in (30, 9)])
+        found[rate] = (voice.num_bytes, [run(sampler, voice, flow_kit.draw(70, seed=2)), *whole])
+    (doubled, expected), (single, mels) = found.values()
+    assert single < 0.6 * doubled
+    for mel, wanted in zip(mels, expected, strict=True):
+        assert_close(mel, wanted)
+
+
 # ------------------------------------------------------------------ noise
 def test_given_noise_comes_first_and_the_rest_is_drawn() -> None:
     given = torch.randn(1, 80, 50)

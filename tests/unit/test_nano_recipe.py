@@ -129,10 +129,11 @@ def write_store(folder: Path, voice: str, texts: list[str], rng: np.random.Gener
 
 
 def test_conversations_have_their_sounds_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cadence.text import Tokenizer
     from training.nano import dialogue
     from training.nano.chat_data import ChatExamples
     from training.nano.speech import Store
+
+    from cadence.text import Tokenizer
 
     monkeypatch.setenv("CADENCE_NANO_WORK", str(tmp_path))
     rng = np.random.default_rng(3)

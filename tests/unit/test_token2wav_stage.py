@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import random
+import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +15,14 @@ import pytest
 from numpy.typing import NDArray
 
 from cadence.config import Token2WavConfig
-from cadence.errors import CadenceError, ConfigError, InvalidRequest, RequestAborted, StageFailed
+from cadence.errors import (
+    CadenceError,
+    CheckpointError,
+    ConfigError,
+    InvalidRequest,
+    RequestAborted,
+    StageFailed,
+)
 from cadence.token2wav import runner
 from cadence.token2wav.local import LocalToken2Wav
 from cadence.types import CODE_SAMPLES, ChunkSchedule, SpeechRequest
@@ -60,6 +69,31 @@ def assert_same_sound(found: NDArray[np.float32], expected: NDArray[np.float32])
     # The vocoder sums phases up: rounding differences of the mel, 1e-6, grow in the waveform.
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 5e-3
+
+
+# ------------------------------------------------------------------ steps of the solver
+async def test_a_checkpoint_may_ask_for_other_steps_and_the_config_has_the_last_word(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, root)
+    file = root / "generation_config.json"
+    plain = json.loads(file.read_text())
+
+    async def sound(configured: int | None, **asked: object) -> NDArray[np.float32]:
+        file.write_text(json.dumps(plain | asked))
+        stage = LocalToken2Wav.load(root, dataclasses.replace(CONFIG, num_steps=configured))
+        chunks = await speak(stage, "a", CODES[:8], streaming=False)  # streamed, chunks depend on the time
+        await stage.aclose()
+        return np.concatenate(chunks)
+
+    three = await sound(3)
+    assert_same_sound(await sound(None, flow_steps=3), three)
+    assert_same_sound(await sound(3, flow_steps=2), three)
+    assert_same_sound(await sound(None), await sound(10))
+    assert np.abs(await sound(2) - three).max() > 1e-2
+    with pytest.raises(CheckpointError, match="flow_steps"):
+        await sound(None, flow_steps=0)
 
 
 # ------------------------------------------------------------------ lengths

@@ -70,7 +70,7 @@ class DiTConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowConfig:
-    """Sizes of the whole flow. `guidance` is the classifier-free guidance rate."""
+    """Sizes of the whole flow. `guidance` is the classifier-free guidance rate; at 0 it is switched off."""
 
     vocab_size: int
     mel_dim: int
@@ -78,6 +78,11 @@ class FlowConfig:
     guidance: float
     encoder: EncoderConfig
     dit: DiTConfig
+
+    @property
+    def groups(self) -> int:
+        """Copies of a stream's rows in the DiT: guided and, unless guidance is off, unguided."""
+        return 2 if self.guidance else 1
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -111,7 +116,7 @@ def read_flow_config(path: Path) -> FlowConfig:
         vocab_size=reader.size(flow, "vocab_size"),
         mel_dim=reader.size(flow, "output_size"),
         speaker_dim=reader.size(flow, "spk_embed_dim"),
-        guidance=reader.number(decoder, "inference_cfg_rate"),
+        guidance=reader.number(decoder, "inference_cfg_rate", or_zero=True),
         encoder=EncoderConfig(
             hidden=reader.size(encoder, "output_size"),
             num_blocks=reader.size(encoder, "num_blocks"),
@@ -192,11 +197,15 @@ class _Reader:
             raise CheckpointError(f"{self._path}: {key!r} must be a positive integer, found {value!r}.")
         return value
 
-    def number(self, section: Mapping[str, Any], key: str, default: float | None = None) -> float:
-        """A finite number above zero."""
+    def number(
+        self, section: Mapping[str, Any], key: str, default: float | None = None, *, or_zero: bool = False
+    ) -> float:
+        """A finite number above zero, or with `or_zero` from zero."""
         value = self._take(section, key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-            raise CheckpointError(f"{self._path}: {key!r} must be a positive number, found {value!r}.")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not (0 < value < 1e6 or (or_zero and value == 0)):
+            kind = "a number from 0" if or_zero else "a positive number"
+            raise CheckpointError(f"{self._path}: {key!r} must be {kind}, found {value!r}.")
         return float(value)
 
     def flag(self, section: Mapping[str, Any], key: str, *, default: bool) -> bool:

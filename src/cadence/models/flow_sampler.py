@@ -2,7 +2,7 @@
 
 The reference's solver: a cosine schedule of `num_steps` steps, each moving along
 (1 + g) · guided - g · unguided. Guided and unguided rows, and all utterances or streams of a call, go
-through the DiT together.
+through the DiT together; without guidance (g = 0) there are no unguided rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from cadence.models.conformer import UP_RATE, NoMemory
 from cadence.models.dit import DiTMemory, DiTSpan, NoDiTMemory
 from cadence.models.flow import Flow
-from cadence.models.flow_stream import GROUPS, FlowStream, VoiceState
+from cadence.models.flow_stream import FlowStream, VoiceState
 from cadence.models.noise import NoiseStrip
 from cadence.models.rows import pack, unpack
 
@@ -193,33 +193,40 @@ class Solve:
         self._x = pack([part.float() for part in noise])  # float32 whatever the network's dtype
         estimator = sampler.flow.estimator
         speaker_rows = pack([s.expand(n, -1) for s, n in zip(speakers, self._lengths, strict=True)])
-        guided = unpack(estimator.project(pack(mus), speaker_rows, pack(conditions)), self._lengths)
-        # The unguided rows' conditions are zero: the bias alone is left.
-        bias = estimator.in_proj.bias
-        self._projected = torch.cat([row for part in guided for row in (part, bias.expand_as(part))])
+        self._groups = sampler.flow.config.groups
+        self._projected = estimator.project(pack(mus), speaker_rows, pack(conditions))
+        if self._groups > 1:
+            # The unguided rows' conditions are zero: the bias alone is left.
+            bias = estimator.in_proj.bias
+            guided = unpack(self._projected, self._lengths)
+            self._projected = torch.cat([row for part in guided for row in (part, bias.expand_as(part))])
 
     @torch.inference_mode()
     def advance(self) -> bool:
         """Take one step; True when it was the last."""
         sampler, step = self._sampler, self._step
         spans = [
-            DiTSpan(GROUPS, n, memory) for n, memory in zip(self._lengths, self._memories(step), strict=True)
+            DiTSpan(self._groups, n, memory)
+            for n, memory in zip(self._lengths, self._memories(step), strict=True)
         ]
-        doubled = torch.cat([x for x in unpack(self._x, self._lengths) for _ in range(GROUPS)])
+        x = self._x
+        if self._groups > 1:
+            x = torch.cat([part for part in unpack(x, self._lengths) for _ in range(self._groups)])
         velocity = sampler.flow.estimator(
-            doubled.to(self._projected.dtype), self._projected, sampler._modulations[step], spans
+            x.to(self._projected.dtype), self._projected, sampler._modulations[step], spans
         ).float()
-        guided, unguided = (
-            pack(parts)
-            for parts in zip(
-                *(part.chunk(GROUPS) for part in unpack(velocity, [GROUPS * n for n in self._lengths])),
-                strict=True,
-            )
-        )
-        rate = sampler.flow.config.guidance
-        self._x = self._x + sampler._deltas[step] * ((1.0 + rate) * guided - rate * unguided)
+        self._x = self._x + sampler._deltas[step] * self._guided(velocity)
         self._step += 1
         return self._step == sampler.num_steps
+
+    def _guided(self, velocity: Tensor) -> Tensor:
+        """(1 + g) · guided - g · unguided of the velocity's rows."""
+        if self._groups == 1:
+            return velocity
+        halves = [part.chunk(2) for part in unpack(velocity, [2 * n for n in self._lengths])]
+        guided, unguided = (pack(parts) for parts in zip(*halves, strict=True))
+        rate = self._sampler.flow.config.guidance
+        return (1.0 + rate) * guided - rate * unguided
 
     @property
     def frames(self) -> list[Tensor]:

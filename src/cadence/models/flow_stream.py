@@ -22,7 +22,6 @@ from cadence.models.rows import attend
 
 __all__ = ["EncoderHistory", "FlowStream", "VoiceState"]
 
-GROUPS = 2  # guided and unguided rows
 _FIRST_CAPACITY = 64
 
 
@@ -31,8 +30,8 @@ class VoiceState:
     """The flow after a voice prompt of P codes. Read-only: every stream of the voice reads these tensors.
 
     `keys_values` [steps, depth, 2, G·heads, 2P, d] and `conv` [steps, depth, 2, G, 2, C] belong to the
-    DiT; `encoder` holds keys and values [layers, 2, heads, n, d] per stage, `tails` the encoder's
-    convolutions' last rows; `speaker` [80] is projected.
+    DiT, G being `FlowConfig.groups`; `encoder` holds keys and values [layers, 2, heads, n, d] per stage,
+    `tails` the encoder's convolutions' last rows; `speaker` [80] is projected.
     """
 
     speaker: Tensor
@@ -172,10 +171,10 @@ class FlowStream:
         self.voice = voice
         self.encoder = EncoderHistory(config, voice, max_codes, like)
         self.window = FrameWindow(0 if voice is None else voice.num_frames)
-        heads = GROUPS * dit.num_heads
+        heads = config.groups * dit.num_heads
         self._store = like.new_empty(num_steps, dit.depth, 2, heads, 0, dit.head_dim)
         # Two generations: the layers read one and write the other; commit swaps them.
-        conv_shape = (2, num_steps, dit.depth, 2, GROUPS, CONV_HISTORY, dit.hidden)
+        conv_shape = (2, num_steps, dit.depth, 2, config.groups, CONV_HISTORY, dit.hidden)
         self._conv = like.new_zeros(conv_shape)
         if voice is not None:
             self._conv[0] = voice.conv

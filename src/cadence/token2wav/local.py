@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from cadence.config import Token2WavConfig
-from cadence.errors import RequestAborted, StageFailed
+from cadence.errors import CheckpointError, RequestAborted, StageFailed
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.hift_weights import load_hift
 from cadence.models.noise import NoiseStrip
-from cadence.models.weights import resolve_device, resolve_dtype
+from cadence.models.weights import read_json, resolve_device, resolve_dtype
 from cadence.token2wav.runner import Runner
 from cadence.token2wav.scheduler import ChunkCutter, check_schedule
 from cadence.token2wav.session import Outcome, Session
@@ -28,6 +28,7 @@ from cadence.types import AudioChunk, SpeechRequest, VoiceSample
 __all__ = ["LocalToken2Wav"]
 
 _FOLDER = "token2wav"  # where a checkpoint keeps this stage's files
+_PUBLIC_STEPS = 10  # a constant in the reference
 
 Progress = Callable[[str, float], None]
 
@@ -53,7 +54,7 @@ class LocalToken2Wav:
         flow = load_flow(root / _FOLDER, device=device, dtype=dtype)
         check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
         noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
-        sampler = FlowSampler(flow, num_steps=config.num_steps, noise=noise)
+        sampler = FlowSampler(flow, num_steps=config.num_steps or _default_steps(root), noise=noise)
         report("Loading the vocoder", 0.4)
         runner = Runner(sampler, load_hift(root / _FOLDER, device, dtype))
         report("Loading the voices", 0.6)
@@ -143,3 +144,12 @@ class LocalToken2Wav:
     async def aclose(self) -> None:
         """Stop the stage; held streams end with StageFailed."""
         await asyncio.to_thread(self._worker.close)
+
+
+def _default_steps(root: Path) -> int:
+    """Steps of the solver that a checkpoint asks for: `flow_steps` in its generation config."""
+    file = root / "generation_config.json"
+    steps = read_json(file).get("flow_steps", _PUBLIC_STEPS) if file.exists() else _PUBLIC_STEPS
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 100:
+        raise CheckpointError(f"{file}: flow_steps must be an integer from 1 to 100, found {steps!r}.")
+    return steps
