@@ -321,6 +321,7 @@ def measure_model(name: str, batches: list[int], load: Load) -> dict[str, Any]:
     else:
         model = random_model(name, tokenizer.num_ids)
     reference = reference_model(model) if find_spec("transformers") else None
+    model.prepare()
     core = make_core(model, tokenizer, model.config.vocab_size)
     rows = against_one([measure_batch(core, reference, size, load) for size in batches])
     first_codes = measure_first_codes(core, tokenizer, load.rounds)

@@ -26,6 +26,7 @@ class Kit:
         self.tokenizer = Tokenizer.open(root)
         self.special = self.tokenizer.special
         self.model: StepAudio = load_step_audio(root, device=torch.device(device), dtype="float32")
+        self.model.prepare()
         self.alone: dict[str, Answer] = {}
 
     def core(self, **limits: Any) -> ThinkerCore:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cadence.errors import CheckpointError
 
-__all__ = ["AttentionMemory", "Qwen2", "Qwen2Config"]
+__all__ = ["AttentionMemory", "DecoderLayer", "Qwen2", "Qwen2Config", "RMSNorm", "rotary_table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +109,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., D] -> [..., D], in x's dtype."""
+        return self.normalise(x, self.weight, self.eps)
+
+    @staticmethod
+    def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """The same with a given `weight` [D]."""
         if x.dtype == torch.float32:
-            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+            return F.rms_norm(x, x.shape[-1:], weight, eps)
         # Rounded to x's dtype before the weight is applied, as the public model was trained.
-        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype) * weight
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -167,7 +172,9 @@ class _MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
-class _Layer(nn.Module):
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each behind its norm and added to what came in."""
+
     def __init__(self, config: Qwen2Config, layer: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -187,7 +194,9 @@ class Qwen2(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList([_Layer(config, index) for index in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList(
+            [DecoderLayer(config, index) for index in range(config.num_hidden_layers)]
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, embeds: Tensor, positions: Tensor, memory: AttentionMemory | None = None) -> Tensor:

@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from cadence.errors import CheckpointError
 from cadence.models.audio_encoder import ADAPTER_HIDDEN, Adapter, AudioEncoder, AudioEncoderConfig
-from cadence.models.qwen2 import Qwen2, Qwen2Config
-from cadence.models.weights import load_strict, open_safetensors, read_json, resolve_dtype
+from cadence.models.decoder_step import DecoderStep
+from cadence.models.linear import Product
+from cadence.models.qwen2 import AttentionMemory, Qwen2, Qwen2Config
+from cadence.models.weights import load_strict, open_safetensors, read_json, resolve_dtype, total_memory_bytes
 
 __all__ = ["StepAudio", "load_step_audio"]
+
+PREPARED_MEMORY_SHARE = 1 / 6  # largest part of a machine's memory that weights held twice may have once
 
 
 class StepAudio(nn.Module):
@@ -28,6 +32,23 @@ class StepAudio(nn.Module):
         self.model = Qwen2(text)
         if not text.tie_word_embeddings:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self._step: DecoderStep | None = None
+        self._heads: dict[tuple[int, int | None], Product] = {}
+
+    def prepare(self) -> None:
+        """Lay the decoder out for serving; weights must be final. Nothing happens on a CPU whose memory is
+        too small to hold the weights twice: they stay mapped then."""
+        size = sum(parameter.nbytes for parameter in self.parameters())
+        if self._step is None and (
+            self.device.type != "cpu" or size <= total_memory_bytes() * PREPARED_MEMORY_SHARE
+        ):
+            self._step = DecoderStep(self.model)
+
+    def decode(self, embeds: Tensor, positions: Tensor, memory: AttentionMemory) -> Tensor:
+        """Hidden states [N, hidden] of embeds [N, hidden] at `positions` [N]: see `Qwen2.forward`."""
+        if self._step is None:
+            return self.model(embeds, positions, memory)  # type: ignore[no-any-return]
+        return self._step(embeds, positions, memory)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -57,7 +78,11 @@ class StepAudio(nn.Module):
         Only the rows of the head that are asked for are multiplied.
         """
         head = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
-        return F.linear(hidden, head.weight[first:last]).float()
+        if self._step is None:
+            return F.linear(hidden, head.weight[first:last]).float()
+        if (first, last) not in self._heads:
+            self._heads[first, last] = Product(head.weight[first:last].detach())
+        return self._heads[first, last](hidden).float()
 
 
 def load_step_audio(root: Path, *, device: torch.device, dtype: str = "auto") -> StepAudio:

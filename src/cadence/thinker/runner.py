@@ -103,7 +103,7 @@ class ThinkerRunner:
         packed = [chunks[index] for index in order]
         attention = StepAttention(self.memory, [[spans[index] for index in group] for group in groups])
         positions = span_positions([spans[index] for index in order]).to(self.model.device)
-        hidden = self.model.model(self._embed(packed), positions, attention)
+        hidden = self.model.decode(self._embed(packed), positions, attention)
         ends = np.cumsum([chunk.count for chunk in packed]) - 1
         complete = [(chunk, int(end)) for chunk, end in zip(packed, ends, strict=True) if chunk.is_last]
         results = [ChunkResult(chunk) for chunk in packed if not chunk.is_last]
