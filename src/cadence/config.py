@@ -18,7 +18,7 @@ class ThinkerConfig:
     `kv_cache_tokens` bounds KV memory over all sequences; None = sized from free memory, at least one
     full context, at most `max_num_seqs` of them. `enable_prefix_caching` keeps what ended sequences left in
     it, for prompts that begin alike. `default_sampling` holds SamplingParams fields laid
-    over the checkpoint's own defaults.
+    over the checkpoint's own defaults. `threads` None = a share of the cores (`runtime.threads`).
     """
 
     device: str = "auto"

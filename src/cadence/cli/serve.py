@@ -43,7 +43,11 @@ NO_EFFECT = {
 @click.option("--port", type=click.IntRange(0, 65535), help="[default: 8092]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.  [default: auto]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of each stage.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads of each stage.  [default: the cores, shared out between the stages]",
+)
 @click.option(
     "--deploy-config",
     "--stage-configs-path",

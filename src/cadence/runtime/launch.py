@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from cadence.runtime.sampling_defaults import sampling_defaults
 from cadence.runtime.stages import Progress, Stage, StageSpec, load_stage
 from cadence.runtime.status import StageStatus
 from cadence.runtime.supervisor import Supervisor
+from cadence.runtime.threads import num_cores, split_threads
 from cadence.text import Tokenizer
 from cadence.thinker.base import Thinker
 from cadence.token2wav.base import Token2Wav
@@ -64,9 +65,7 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
         max_model_len=max_model_len,
     )
     defaults = sampling_defaults(_read(root / "generation_config.json"), config.thinker.default_sampling)
-    specs = [StageSpec.thinker(root, config.thinker)]
-    if not thinker_only:
-        specs.append(StageSpec.token2wav(root, config.token2wav))
+    specs = _specs(root, config)
     stages, monitors = await start_stages(specs, in_process=config.engine.in_process, progress=progress)
     token2wav = cast("Token2Wav | None", stages.get("token2wav"))
     names = (*config.served_model_names, *model_aliases(config.model))
@@ -88,6 +87,18 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
         default_sampling=defaults,
         monitors=monitors,
     )
+
+
+def _specs(root: Path, config: ServeConfig) -> list[StageSpec]:
+    """The stages to start, the machine's cores shared out between them."""
+    can_speak = not config.engine.thinker_only
+    threads = split_threads(
+        num_cores(), config.thinker.threads, config.token2wav.threads, can_speak=can_speak
+    )
+    specs = [StageSpec.thinker(root, replace(config.thinker, threads=threads[0]))]
+    if can_speak:
+        specs.append(StageSpec.token2wav(root, replace(config.token2wav, threads=threads[1])))
+    return specs
 
 
 async def start_stages(

@@ -53,8 +53,9 @@ class LocalThinker:
     back through the reader's own event loop.
     """
 
-    def __init__(self, core: ThinkerCore) -> None:
+    def __init__(self, core: ThinkerCore, *, threads: int | None = None) -> None:
         self.core = core
+        self._num_threads = threads
         self._readers: dict[str, _Reader] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -91,7 +92,7 @@ class LocalThinker:
         model.prepare()
         report("kv memory", 0.9)
         limits = _limits(root, config, model, tokenizer)
-        thinker = cls(ThinkerCore(model, tokenizer.special, limits))
+        thinker = cls(ThinkerCore(model, tokenizer.special, limits), threads=config.threads)
         report("ready", 1.0)
         return thinker
 
@@ -160,6 +161,8 @@ class LocalThinker:
 
     # -------------------------------------------------------------- engine thread
     def _run(self) -> None:
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)  # matrix libraries keep the number per thread
         while True:
             with self._wake:
                 while not (self._inbox or self._closing or self.core.has_work):
