@@ -75,7 +75,8 @@ class Load:
 
 # ------------------------------------------------------------------ models
 def random_model(size: str, vocab_size: int) -> StepAudio:
-    """A model of seeded random weights that keep the scale of what passes through."""
+    """A model of seeded random weights that keep the scale of what passes through, in numbers that a
+    checkpoint in bfloat16 can hold."""
     hidden, units, layers, heads, kv_heads = SIZES[size]
     text = Qwen2Config(
         vocab_size=vocab_size,
@@ -95,7 +96,7 @@ def random_model(size: str, vocab_size: int) -> StepAudio:
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
                 scale = 1.0 if "embed" in name else weight.shape[-1] ** -0.5
-                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+                weight.copy_((torch.randn(weight.shape, generator=generator) * scale).bfloat16())
     return model.eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cadence.models.linear import Product, fuse
+from cadence.models.linear import Product, fuse, pack_half
 from cadence.models.qwen2 import causal_attention
 from cadence.models.step_audio import StepAudio, load_step_audio
 
@@ -77,6 +77,28 @@ def test_a_fused_product_is_its_parts_side_by_side(rows: int, biased: bool) -> N
     fused = fuse(*parts)
     torch.testing.assert_close(fused(x), expected)
     torch.testing.assert_close(torch.cat([part(x) for part in parts], dim=-1), expected)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 2, 5, 70])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bit_checkpoints_lose_nothing(rows: int, stored: torch.dtype) -> None:
+    torch.manual_seed(rows)
+    weight, bias = torch.randn(40, 64).to(stored).float(), torch.randn(40)
+    weight[0, :4] = torch.tensor([1e-7, -3e-6, 100.0, 0.0]).to(stored).float()
+    x = torch.randn(rows, 64)
+    expected = x.double() @ weight.double().T + bias
+    torch.testing.assert_close(Product(weight, bias)(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_that_float16_cannot_hold_is_not_kept_in_it() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 16)
+    assert pack_half(weight) is None
+    assert not Product(weight).is_half
+    weight = weight.bfloat16().float()
+    weight[3, 3] = 2.0**20
+    assert pack_half(weight) is None
 
 
 @torch.inference_mode()

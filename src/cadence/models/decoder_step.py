@@ -33,8 +33,7 @@ class _Layer(NamedTuple):
 class DecoderStep:
     """Computes what `model` computes with an `AttentionMemory`, for inference alone.
 
-    The model's own weights become views of the joined ones, so they exist once (where oneDNN packs a
-    weight, twice); they must not change any more.
+    The model's weights must not change any more; some become views of joined ones (`linear.fuse`).
     """
 
     def __init__(self, model: Qwen2) -> None:

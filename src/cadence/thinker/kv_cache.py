@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cadence.models.qwen2 import Qwen2Config, causal_attention
@@ -75,15 +77,16 @@ class KVMemory:
         self.values = torch.zeros(*shape, *heads, device=device, dtype=dtype)
         self.block_size = block_size
         self.device, self.dtype = device, dtype
-        # Which block holds a row's n-th run of tokens. On the host: planning a step must not wait for a GPU.
-        self._tables = torch.zeros(max_rows, num_blocks, dtype=torch.int64)
+        # Which block holds a row's n-th run of tokens. On the host: planning a step must not wait for a GPU,
+        # and numpy handles a few numbers in a fraction of torch's time.
+        self._tables = np.zeros((max_rows, num_blocks), dtype=np.int64)
         self._num_known = [0] * max_rows
 
     def set_blocks(self, row: int, blocks: Sequence[int]) -> None:
         """Tell which blocks a row holds; `blocks` may only have grown since the last call for the row."""
         known = self._num_known[row]
         if len(blocks) > known:
-            self._tables[row, known : len(blocks)] = torch.tensor(blocks[known:], dtype=torch.int64)
+            self._tables[row, known : len(blocks)] = blocks[known:]
             self._num_known[row] = len(blocks)
 
     def forget(self, row: int) -> None:
@@ -97,24 +100,26 @@ class KVMemory:
         self.values.index_fill_(1, index, 0)
 
     def slots(self, spans: Sequence[Span]) -> Tensor:
-        """Flat storage index [N] of each new token of `spans`, in order."""
-        rows = torch.tensor([span.row for span in spans]).repeat_interleave(
-            torch.tensor([span.count for span in spans])
-        )
-        positions = span_positions(spans)
+        """Flat storage index [N] of each new token of `spans`, in order; on the host."""
+        rows = np.repeat([span.row for span in spans], [span.count for span in spans])
+        positions = _positions(spans)
         size = self.block_size
-        return self._tables[rows, positions // size] * size + positions % size
+        return torch.from_numpy(self._tables[rows, positions // size] * size + positions % size)
 
     def tables(self, rows: Sequence[int], num_blocks: int) -> Tensor:
         """The first `num_blocks` blocks of each row, flat [B * num_blocks]; unused entries are some block."""
-        return self._tables[list(rows), :num_blocks].flatten()
+        return torch.from_numpy(self._tables[list(rows), :num_blocks].ravel())
 
 
 def span_positions(spans: Sequence[Span]) -> Tensor:
-    """Position of each new token in its sequence, [N]."""
+    """Position of each new token in its sequence, [N]; on the host."""
+    return torch.from_numpy(_positions(spans))
+
+
+def _positions(spans: Sequence[Span]) -> NDArray[np.int64]:
     if all(span.count == 1 for span in spans):
-        return torch.tensor([span.start for span in spans])
-    return torch.cat([torch.arange(span.start, span.start + span.count) for span in spans])
+        return np.array([span.start for span in spans], dtype=np.int64)
+    return np.concatenate([np.arange(span.start, span.start + span.count) for span in spans])
 
 
 def order_spans(spans: Sequence[Span]) -> list[list[int]]:
@@ -157,9 +162,9 @@ class StepAttention:
         if len(spans) == 1 and count == 1:
             return _Group(first, last, 1, longest, blocks, None)
         length = num_blocks * memory.block_size
-        starts = torch.tensor([span.start for span in spans])
-        limits = starts[:, None] + torch.arange(count)  # [B, count]: the last position each token sees
-        hidden = torch.arange(length) > limits[:, :, None]
+        starts = np.array([span.start for span in spans])
+        limits = starts[:, None] + np.arange(count)  # [B, count]: the last position each token sees
+        hidden = torch.from_numpy(np.arange(length) > limits[:, :, None])
         mask = torch.zeros(hidden.shape, dtype=memory.dtype).masked_fill_(hidden, float("-inf"))
         return _Group(first, last, len(spans), length, blocks, mask[:, None].to(memory.device))
 
