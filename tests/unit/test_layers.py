@@ -52,8 +52,10 @@ ALLOWED = {
 }
 NEVER = {("thinker", "token2wav"), ("token2wav", "thinker")}
 # `cadence serve` without a model may write the sample checkpoint, the doctor exists to run the models,
-# and both edges offer each other's commands
-EXTRA = {("cli", "models.sample"), ("cli", "bench"), ("cli", "doctor")}
+# and both edges offer each other's commands; the benchmarks of a stage run it without a server
+EXTRA = {("cli", "models.sample"), ("cli", "bench"), ("cli", "doctor")} | {
+    ("bench", part) for part in ("config", "models", "token2wav")
+}
 TORCH_FREE = [
     "cadence",
     "cadence.cli",

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from cadence.errors import CadenceError, ConfigError
 __all__ = ["Plan", "bench", "run_plan"]
 
 MODES = ("async_chunk", "sequential")
+_STAGE_BENCHES = {
+    "token2wav": "Voice set-up, first and steady chunks, whole utterances of a checkpoint's vocoder stage.",
+    "growth": "Cost of a chunk and memory of a stream as speech and history grow.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +109,27 @@ class _CannotMeasure(click.ClickException):
     exit_code = 2
 
 
-@click.command()
+class _WithStages(click.Group):
+    """The load generator, with the benchmarks of single stages as subcommands, imported when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the table's order."""
+        return list(_STAGE_BENCHES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one; None when there is none of this name."""
+        if cmd_name not in _STAGE_BENCHES:
+            return None
+        command: click.Command = getattr(import_module("cadence.bench.stage_commands"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for --help, without importing anything."""
+        with formatter.section("Without a server"):
+            formatter.write_dl(list(_STAGE_BENCHES.items()))
+
+
+@click.group(cls=_WithStages, invoke_without_command=True)
 @click.option("--url", default="http://127.0.0.1:8092", show_default=True, help="Server to measure.")
 @click.option("--endpoint", type=click.Choice(["speech", "chat"]), default="speech", show_default=True)
 @click.option("--model", help="Model name to send.  [default: the first one the server lists]")
@@ -134,12 +159,15 @@ class _CannotMeasure(click.ClickException):
 @click.option(
     "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the figures (needs matplotlib)."
 )
-def bench(**options: Any) -> None:
+@click.pass_context
+def bench(ctx: click.Context, /, **options: Any) -> None:
     """Measure a running server: time to first packet, whole latency, real-time factor, gaps.
 
     Works against any server with OpenAI's /v1/audio/speech. Against Cadence it also compares streaming
     between the stages (async_chunk) with whole-utterance rendering (sequential).
     """
+    if ctx.invoked_subcommand is not None:
+        return
     try:
         failed = asyncio.run(_main(options))
     except CadenceError as error:

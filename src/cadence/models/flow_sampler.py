@@ -52,7 +52,7 @@ class FlowSampler:
         """`max_history_codes` bounds the encoder's memory of a stream (57 KB per code at full size)."""
         self.flow, self.num_steps, self._max_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()
-        self._noise = noise or NoiseStrip(flow.config.mel_dim, device=self._like.device)
+        self.noise = noise or NoiseStrip(flow.config.mel_dim, device=self._like.device)
         times, self._deltas = _schedule(num_steps)
         with torch.inference_mode():
             self._modulations = flow.estimator.modulation(times.to(self._like.device))
@@ -123,7 +123,7 @@ class FlowSampler:
             for stream, part, end in zip(streams, codes, last, strict=True)
         ]
         mus = self.flow.encode(codes, [stream.encoder for stream in streams], last)
-        noise = [self._noise.frames(plan.noise_offset, len(mu)) for plan, mu in zip(plans, mus, strict=True)]
+        noise = [self.noise.frames(plan.noise_offset, len(mu)) for plan, mu in zip(plans, mus, strict=True)]
         conditions = [torch.zeros_like(mu) if condition is None else condition for mu in mus]
         solve = Solve(
             self, noise, mus, speakers, conditions, lambda step: [stream.memory(step) for stream in streams]
@@ -149,7 +149,7 @@ class FlowSampler:
         memories: list[DiTMemory] = [NoDiTMemory() for _ in mus]
         return Solve(
             self,
-            [self._noise.frames(0, len(mu)) for mu in mus],
+            [self.noise.frames(0, len(mu)) for mu in mus],
             mus,
             [self.flow.speaker(u.embedding.to(device)) for u in utterances],
             conditions,

@@ -25,7 +25,7 @@ from cadence.token2wav.voices import VoiceStore
 from cadence.token2wav.worker import Worker
 from cadence.types import AudioChunk, SpeechRequest, VoiceSample
 
-__all__ = ["LocalToken2Wav"]
+__all__ = ["LocalToken2Wav", "load_runner"]
 
 _FOLDER = "token2wav"  # where a checkpoint keeps this stage's files
 _PUBLIC_STEPS = 10  # a constant in the reference
@@ -48,15 +48,7 @@ class LocalToken2Wav:
             CheckpointError: a file is missing, foreign or inconsistent.
         """
         report = progress or (lambda message, share: None)
-        device = resolve_device(config.device)
-        dtype = resolve_dtype(config.dtype, device)
-        report("Loading the flow", 0.0)
-        flow = load_flow(root / _FOLDER, device=device, dtype=dtype)
-        check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
-        noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
-        sampler = FlowSampler(flow, num_steps=config.num_steps or _default_steps(root), noise=noise)
-        report("Loading the vocoder", 0.4)
-        runner = Runner(sampler, load_hift(root / _FOLDER, device, dtype))
+        runner = load_runner(root, config, progress=report)
         report("Loading the voices", 0.6)
         store = VoiceStore(root, config)
 
@@ -64,7 +56,9 @@ class LocalToken2Wav:
             if config.threads is not None:
                 torch.set_num_threads(config.threads)
 
-        voices = VoiceCache(store, sampler, max_bytes=config.voice_cache_bytes, start_thread=start_thread)
+        voices = VoiceCache(
+            store, runner.sampler, max_bytes=config.voice_cache_bytes, start_thread=start_thread
+        )
         worker = Worker(runner, voices, config, start_thread=start_thread)
         try:
             report("Preparing the default voice", 0.7)
@@ -144,6 +138,20 @@ class LocalToken2Wav:
     async def aclose(self) -> None:
         """Stop the stage; held streams end with StageFailed."""
         await asyncio.to_thread(self._worker.close)
+
+
+def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | None = None) -> Runner:
+    """A checkpoint's flow and vocoder, ready to render; raises what `LocalToken2Wav.load` raises."""
+    report = progress or (lambda message, share: None)
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    report("Loading the flow", 0.0)
+    flow = load_flow(root / _FOLDER, device=device, dtype=dtype)
+    check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
+    noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
+    sampler = FlowSampler(flow, num_steps=config.num_steps or _default_steps(root), noise=noise)
+    report("Loading the vocoder", 0.4)
+    return Runner(sampler, load_hift(root / _FOLDER, device, dtype))
 
 
 def _default_steps(root: Path) -> int:

@@ -49,11 +49,11 @@ class Runner:
     """Runs batches; holds no sessions. One thread uses it at a time."""
 
     def __init__(self, sampler: FlowSampler, vocoder: HiFT) -> None:
-        self._sampler, self._vocoder = sampler, vocoder
+        self.sampler, self.vocoder = sampler, vocoder
 
     def open(self, voice: VoiceState, generator: torch.Generator) -> StreamState:
         """State of a new stream."""
-        return StreamState(self._sampler.open(voice), HiFTState(generator=generator))
+        return StreamState(self.sampler.open(voice), HiFTState(generator=generator))
 
     def render(
         self, states: Sequence[StreamState], chunks: Sequence[Chunk], codes: Sequence[Sequence[int]]
@@ -67,7 +67,7 @@ class Runner:
 
         def flow(rows: Sequence[int]) -> list[Tensor]:
             streams = [states[row].flow for row in rows]
-            return self._sampler.step(
+            return self.sampler.step(
                 streams, [tensors[row] for row in rows], [chunks[row].last for row in rows]
             )
 
@@ -93,7 +93,7 @@ class Runner:
     ) -> list[Waveform]:
         before = [(copy(state), _draws(state)) for state in states]
         try:
-            return [_numpy(sound) for sound in self._vocoder.stream_batch(states, mels, last)]
+            return [_numpy(sound) for sound in self.vocoder.stream_batch(states, mels, last)]
         except Exception:
             # The vocoder replaces tensors and never writes into them, so this undoes a failed batch.
             for state, (old, draws) in zip(states, before, strict=True):
@@ -105,17 +105,17 @@ class Runner:
     def begin_whole(self, codes: Sequence[int], prompt: VoicePrompt) -> WholeJob:
         """Encode a whole utterance."""
         utterance = Utterance(torch.tensor(codes, dtype=torch.long), *prompt_tensors(prompt))
-        return WholeJob(self._sampler.start([utterance]), len(utterance.prompt_mel))
+        return WholeJob(self.sampler.start([utterance]), len(utterance.prompt_mel))
 
     def finish_whole(self, job: WholeJob, generator: torch.Generator) -> Waveform:
         """Sound [960 n] of a complete job. A long one is vocoded piece by piece, in bounded memory."""
         *pieces, rest = torch.split(job.mel, _MAX_WHOLE_FRAMES, dim=1)
         if not pieces:
-            sound, _ = self._vocoder.vocode(rest[None], generators=[generator])
+            sound, _ = self.vocoder.vocode(rest[None], generators=[generator])
             return _numpy(sound[0])
         state = HiFTState(generator=generator)
-        sounds = [self._vocoder.stream(state, piece) for piece in pieces]
-        return _numpy(torch.cat([*sounds, self._vocoder.stream(state, rest, last=True)]))
+        sounds = [self.vocoder.stream(state, piece) for piece in pieces]
+        return _numpy(torch.cat([*sounds, self.vocoder.stream(state, rest, last=True)]))
 
 
 def _draws(state: HiFTState) -> Tensor | None:
