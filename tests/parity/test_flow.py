@@ -14,6 +14,7 @@ from torch import Tensor
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.flow_stream import FlowStream, VoiceState
+from cadence.models.int8 import int8_works
 from cadence.models.noise import NoiseStrip
 
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "flow_tiny.npz")
@@ -232,3 +233,28 @@ def test_chunked_training_sees_what_a_stream_sees(folder: Path) -> None:
     with torch.no_grad():
         assert torch.equal(velocity(codes)[:60], velocity(changed)[:60])
         assert not torch.equal(velocity(codes)[60:66], velocity(changed)[60:66])
+
+
+# ------------------------------------------------------------------ rounded weights
+def test_int8_weights_stay_close_and_streams_apart(folder: Path) -> None:
+    if not int8_works():
+        pytest.skip("no quantised kernels here")
+    exact = FlowSampler(load_flow(folder))
+    rounded = FlowSampler(load_flow(folder, int8=True))
+    codes = flow_kit.draw(130, seed=4)
+    expected = run(exact, exact.prepare(*flow_kit.prompt(30)), codes)
+    voice = rounded.prepare(*flow_kit.prompt(30))
+    alone = run(rounded, voice, codes)
+    assert snr_db(alone, expected) > 25  # 43 in the public size
+    assert not torch.equal(alone, expected)
+    neighbour, stream, together = rounded.open(voice), rounded.open(voice), []
+    for start, stop, last in flow_kit.schedule(len(codes)):
+        other = flow_kit.draw(stop - start, seed=start) if not last else codes[start:stop]
+        both = rounded.step([neighbour, stream], [other, codes[start:stop]], [last, last])
+        together.append(both[1])
+    # a row's rounding may fall to the other side where sums differ in their last digit
+    assert snr_db(torch.cat(together), alone) > 45
+
+
+def snr_db(found: Tensor, expected: Tensor) -> float:
+    return float(10 * torch.log10(expected.var() / (found - expected).var()))

@@ -341,3 +341,8 @@ async def test_half_precision_sounds_alike_in_length(tiny_checkpoint: Path, dtyp
             assert len(sound) == 20 * CODE_SAMPLES and np.isfinite(sound).all()
     finally:
         await stage.aclose()
+
+
+def test_weights_of_another_kind_are_refused_by_name(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="flow_weights"):
+        LocalToken2Wav.load(tiny_checkpoint, dataclasses.replace(CONFIG, flow_weights="int3"))

@@ -34,6 +34,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--steps", type=click.IntRange(1), help="Of the solver.  [default: the checkpoint's]"
             ),
+            click.option("--flow-weights", type=click.Choice(["plain", "int8"]), default="plain"),
             click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here."),
         ]
     ):
@@ -64,7 +65,11 @@ def growth(chunks: int, **options: Any) -> None:
 def _asked(options: dict[str, Any]) -> tuple[Path, Path, Token2WavConfig]:
     checkpoint: Path = options["checkpoint"]
     config = Token2WavConfig(
-        device="cpu", dtype=options["dtype"], threads=options["threads"], num_steps=options["steps"]
+        device="cpu",
+        dtype=options["dtype"],
+        threads=options["threads"],
+        num_steps=options["steps"],
+        flow_weights=options["flow_weights"],
     )
     return checkpoint, options["voice"] or checkpoint / "assets" / "default_female.wav", config
 

@@ -60,6 +60,12 @@ NO_EFFECT = {
 )
 @click.option("--served-model-name", multiple=True, help="Names that requests may use; several allowed.")
 @click.option("--api-key", multiple=True, help="Keys that requests must carry one of; several allowed.")
+@click.option(
+    "--flow-steps", type=click.IntRange(1, 100), help="Solver steps of the vocoder stage; fewer are faster."
+)
+@click.option(
+    "--flow-weights", type=click.Choice(["plain", "int8"]), help="int8: faster on a CPU, not exact.  [plain]"
+)
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Requests computed at once, per stage.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Context length in tokens.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens per step of the Thinker.")
@@ -136,7 +142,9 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     else:
         base = load_deploy_config(options["deploy_config"], say=say)
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
-    token2wav = stage | _given(options, "default_voice", "default_prompt_wav")
+    token2wav = stage | _given(options, "default_voice", "default_prompt_wav", "flow_weights")
+    if options["flow_steps"] is not None:
+        token2wav["num_steps"] = options["flow_steps"]
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
     server = _given(options, "host", "port", "allowed_local_media_path", "max_voices", "playground")

@@ -11,7 +11,7 @@ beside the guided one. A span's `DiTMemory` says what lies before its rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,6 +24,7 @@ from cadence.models.rows import RowConv, pack, unpack
 
 __all__ = ["DiT", "DiTMemory", "DiTSpan", "Modulation", "NoDiTMemory"]
 
+_Product = Callable[[Tensor], Tensor]  # rows [R, in] to [R, out]
 _NUM_PARTS = 9  # shift, scale, gate for attention, MLP and convolution, in this order
 _TIME_FEATURES = 256
 _TIME_SCALE = 1000.0
@@ -94,14 +95,29 @@ class _Attention(nn.Module):
         self.q_norm = nn.LayerNorm(config.head_dim)
         self.k_norm = nn.LayerNorm(config.head_dim)
         self.proj = Linear(inner, config.hidden)
+        self.qkv: _Product | None = None  # all three in one product, for inference
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of packed rows, [R, heads, d] each."""
+        shape = (-1, self.num_heads, self.head_dim)
+        if self.qkv is None or torch.is_grad_enabled():
+            return tuple(linear(x).view(shape) for linear in (self.to_q, self.to_k, self.to_v))
+        return self.qkv(x).view(-1, 3, *shape[1:]).unbind(1)
+
+    def fuse(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
+        """Join the three projections into one product; their own weights are let go."""
+        parts = (self.to_q, self.to_k, self.to_v)
+        self.qkv = make(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
+        del self.to_q, self.to_k, self.to_v
 
     def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C] to [R, C]."""
         heads = (-1, self.num_heads, self.head_dim)
         sizes = [span.groups * span.frames for span in spans]
-        queries = unpack(self.q_norm(self.to_q(x).view(heads)), sizes)
-        keys = unpack(self.k_norm(self.to_k(x).view(heads)), sizes)
-        values = unpack(self.to_v(x).view(heads), sizes)
+        projected = self._projections(x)
+        queries = unpack(self.q_norm(projected[0]), sizes)
+        keys = unpack(self.k_norm(projected[1]), sizes)
+        values = unpack(projected[2], sizes)
         outputs = []
         for span, q, k, v in zip(spans, queries, keys, values, strict=True):
             shape = (span.groups, span.frames, *heads[1:])
@@ -155,6 +171,17 @@ class _Block(nn.Module):
         self.mlp = _MLP(config.hidden, int(config.hidden * config.mlp_ratio))
         self.conv = _ConvBlock(config.hidden)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, _NUM_PARTS * config.hidden))
+
+    def replace_products(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
+        """Compute every product with what `make` returns for a weight [out, in] and its bias."""
+        self.attn.fuse(make)
+        for owner, name in ((self.attn, "proj"), (self.mlp, "fc1"), (self.mlp, "fc2")):
+            linear = getattr(owner, name)
+            delattr(owner, name)  # a module's place takes modules only
+            setattr(owner, name, make(linear.weight, linear.bias))
+        for module in self.conv.block.values():
+            if isinstance(module, RowConv):
+                module.replace_product(make)
 
     def forward(self, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C]; `parts` are the nine modulating vectors."""
@@ -223,6 +250,12 @@ class DiT(nn.Module):
         _, *weights = self._input_weights()
         total = F.linear(mu, weights[0], self.in_proj.bias) + F.linear(speaker, weights[1])
         return total + F.linear(condition, weights[2])
+
+    def replace_products(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
+        """Compute every product of the blocks with what `make` returns for a weight and its bias."""
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            block.replace_products(make)
 
     def _input_weights(self) -> tuple[Tensor, ...]:
         return torch.chunk(self.in_proj.weight, 4, dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
 from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
 from cadence.models.flow_config import FlowConfig, read_flow_config
+from cadence.models.int8 import quantise
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 from cadence.models.weights import load_pt, load_strict
@@ -117,15 +118,24 @@ def _chunk_mask(num_frames: int, chunk_codes: int | None, device: torch.device) 
     return chunk[None, :] <= chunk[:, None]
 
 
-def load_flow(root: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Flow:
-    """Load `flow.yaml` and `flow.pt` from a checkpoint's token2wav folder.
+def load_flow(
+    root: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    int8: bool = False,
+) -> Flow:
+    """Load `flow.yaml` and `flow.pt` from a checkpoint's token2wav folder; `int8` rounds the DiT's weights.
 
     Raises:
         CheckpointError: a file is missing, foreign, or does not fit the other.
+        ConfigError: `int8` where it cannot be computed.
     """
     config = read_flow_config(root / "flow.yaml")
     with torch.device("meta"):
         flow = Flow(config)
     file = root / "flow.pt"
     load_strict(flow, load_pt(file), file=file, dtype=dtype, device=device)
+    if int8:
+        quantise(flow.estimator)
     return flow.prepare_inference()

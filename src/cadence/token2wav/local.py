@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from cadence.config import Token2WavConfig
-from cadence.errors import CheckpointError, RequestAborted, StageFailed
+from cadence.errors import CheckpointError, ConfigError, RequestAborted, StageFailed
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.hift_weights import load_hift
@@ -146,7 +146,12 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     report("Loading the flow", 0.0)
-    flow = load_flow(root / _FOLDER, device=device, dtype=dtype)
+    if config.flow_weights not in ("plain", "int8"):
+        raise ConfigError(
+            f"flow_weights must be plain or int8, found {config.flow_weights!r}.",
+            param="token2wav.flow_weights",
+        )
+    flow = load_flow(root / _FOLDER, device=device, dtype=dtype, int8=config.flow_weights == "int8")
     check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
     noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
     sampler = FlowSampler(flow, num_steps=config.num_steps or _default_steps(root), noise=noise)

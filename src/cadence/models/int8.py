@@ -1,0 +1,96 @@
+"""Weights of the flow's DiT in eight bits, for CPUs with integer dot products: an option, not exact.
+
+A weight is scaled per output and rounded to -127..127, an input per row to as many levels around a middle.
+Rows are scaled one by one so that no stream changes another's sound. A product then reads a quarter of the
+memory and is about twice as fast as float32. The kernels belong to torch's older quantisation, which it means
+to remove some day; where they are gone, the option is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cadence.errors import ConfigError
+from cadence.models.dit import DiT
+
+__all__ = ["Int8Product", "int8_works", "quantise"]
+
+_LEVELS = 127
+_SMALLEST = 1e-12
+
+
+class Int8Product:
+    """x [R, in] times a rounded weight [out, in], plus a bias, to [R, out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        weight = weight.detach().float()
+        scales = weight.abs().amax(1).clamp(min=_SMALLEST) / _LEVELS
+        self._packed = _packed(weight, scales)
+        self._levels = _LEVELS if _sums_are_exact() else _LEVELS // 2
+        self._bias = None if bias is None else bias.detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[R, in] float32 to [R, out]."""
+        size = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True).clamp_(min=_SMALLEST)
+        product = _product(x / size, self._levels, self._packed)
+        return product.mul_(size) if self._bias is None else torch.addcmul(self._bias, product, size)
+
+
+def _packed(weight: Tensor, scales: Tensor) -> Any:
+    """A weight [out, in] in multiples of `scales` [out], laid out for the kernels."""
+    torch.backends.quantized.engine = "x86"  # when packing; a packed weight knows its own kernels
+    zeros = torch.zeros(len(weight), dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # says what this module's head says
+        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    return torch.ops.quantized.linear_prepack(rounded, None)
+
+
+def _product(x: Tensor, levels: int, packed: Any) -> Tensor:
+    """x [R, in] within ±1, rounded to `levels` on either side of a middle, times a packed weight."""
+    product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        x, 1.0 / levels, levels + 1, packed
+    )
+    return product
+
+
+@lru_cache(maxsize=1)
+def _sums_are_exact() -> bool:
+    """Whether pairs of full-range products fit the kernels' sums: without integer dot products (VNNI) they
+    are added in 16 bits, where two products of 255 and 127 are cut off; inputs then keep to seven bits."""
+    packed = _packed(torch.ones(32, 64), torch.full((32,), 1.0 / _LEVELS))
+    found = _product(torch.ones(4, 64), _LEVELS, packed)
+    return bool((found - 64).abs().max() < 0.1)
+
+
+def quantise(dit: DiT) -> None:
+    """Replace the weights of all blocks; the float32 ones are let go.
+
+    Raises:
+        ConfigError: this build of torch or this machine has no such product.
+    """
+    weight = dit.in_proj.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not int8_works():
+        raise ConfigError(
+            "int8 weights need a CPU in float32 and a torch with the x86 quantised kernels.",
+            param="token2wav.weights",
+        )
+    dit.replace_products(Int8Product)
+
+
+@lru_cache(maxsize=1)
+def int8_works() -> bool:
+    """Whether the kernels are here and compute what they should."""
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(48, 64, generator=generator), torch.randn(5, 64, generator=generator)
+    try:
+        found = Int8Product(weight, None)(x)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    expected = x @ weight.T
+    return bool((found - expected).var() < 1e-3 * expected.var())
