@@ -49,8 +49,8 @@ format: install ## Apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Measure a running server (ARGS="--url ... --concurrency 1,2,4")
-	@$(BIN)/cadence bench $(ARGS)
+bench: install ## Run the benchmarks in short form and update docs/performance.md (ARGS="serve growth" for some)
+	@$(BIN)/python bench/run.py $(ARGS)
 
 doctor: install ## Check a checkpoint (ARGS="MODEL_DIR"; default: the built-in model)
 	@$(BIN)/cadence doctor $(ARGS)
