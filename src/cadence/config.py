@@ -35,9 +35,10 @@ class ThinkerConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token2WavConfig:
     """The vocoder stage. `num_steps` of the flow's solver: by default the checkpoint's, 10 for the public
-    ones; fewer trade quality for speed. `flow_weights` "int8" does so too, "plain" is exact. `noise_seed`
-    fixes the flow's start noise; `voice_cache_bytes` bounds prepared voices, `max_num_seqs` sessions at
-    once."""
+    ones; fewer trade quality for speed. `flow_weights` "int8" does so too, "plain" is exact. `flow_cache`
+    "float16" and `flow_window_s` (seconds of its own speech that a stream looks back on, at most the prompt's
+    length) make streams smaller, not exact either. `noise_seed` fixes the flow's start noise;
+    `voice_cache_bytes` bounds prepared voices, `max_num_seqs` sessions at once."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -47,6 +48,8 @@ class Token2WavConfig:
     schedule: ChunkSchedule = field(default_factory=ChunkSchedule)
     num_steps: int | None = None
     flow_weights: str = "plain"
+    flow_cache: str = "plain"
+    flow_window_s: float | None = None
     noise_seed: int = 0
     voice_cache_bytes: int = 4 << 30
     default_voice: str | None = None

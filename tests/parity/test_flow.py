@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
-from cadence.models.flow_stream import FlowStream, VoiceState
+from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
 from cadence.models.int8 import int8_works
 from cadence.models.noise import NoiseStrip
 
@@ -254,6 +254,29 @@ def test_int8_weights_stay_close_and_streams_apart(folder: Path) -> None:
         together.append(both[1])
     # a row's rounding may fall to the other side where sums differ in their last digit
     assert snr_db(torch.cat(together), alone) > 45
+
+
+def test_smaller_memory_stays_close_and_is_smaller(folder: Path) -> None:
+    codes, flow = flow_kit.draw(260, seed=4), load_flow(folder)
+
+    def of(memory: FlowMemory | None) -> tuple[Tensor, int]:
+        sampler = FlowSampler(flow, memory=memory)
+        voice = sampler.prepare(*flow_kit.prompt(61))
+        stream = sampler.open(voice)
+        mels, sizes = [], []
+        for start, stop, last in flow_kit.schedule(len(codes)):
+            mels += sampler.step([stream], [codes[start:stop]], [last])
+            sizes.append(stream.num_bytes - stream.encoder.num_bytes)
+        return torch.cat(mels), max(sizes)
+
+    exact, plain_bytes = of(None)
+    half, half_bytes = of(FlowMemory(dtype=torch.float16))
+    assert snr_db(half, exact) > 50 and half_bytes < 0.6 * plain_bytes
+    short, short_bytes = of(FlowMemory(max_frames=30))
+    assert short_bytes < plain_bytes and not torch.equal(short, exact)
+    assert torch.equal(short[:10], exact[:10])  # nothing was forgotten yet
+    longer, _ = of(FlowMemory(max_frames=10_000))
+    assert torch.equal(longer, exact)
 
 
 def snr_db(found: Tensor, expected: Tensor) -> float:

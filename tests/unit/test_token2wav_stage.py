@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,6 +344,10 @@ async def test_half_precision_sounds_alike_in_length(tiny_checkpoint: Path, dtyp
         await stage.aclose()
 
 
-def test_weights_of_another_kind_are_refused_by_name(tiny_checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="flow_weights"):
-        LocalToken2Wav.load(tiny_checkpoint, dataclasses.replace(CONFIG, flow_weights="int3"))
+@pytest.mark.parametrize(
+    "wrong",
+    [{"flow_weights": "int3"}, {"flow_cache": "int8"}, {"flow_window_s": 0.1}, {"flow_window_s": 31.0}],
+)
+def test_options_of_the_flow_are_refused_by_name(tiny_checkpoint: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        LocalToken2Wav.load(tiny_checkpoint, dataclasses.replace(CONFIG, **wrong))

@@ -35,6 +35,8 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
                 "--steps", type=click.IntRange(1), help="Of the solver.  [default: the checkpoint's]"
             ),
             click.option("--flow-weights", type=click.Choice(["plain", "int8"]), default="plain"),
+            click.option("--flow-cache", type=click.Choice(["plain", "float16"]), default="plain"),
+            click.option("--flow-window", type=float, help="Seconds.  [default: the recording's]"),
             click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here."),
         ]
     ):
@@ -70,6 +72,8 @@ def _asked(options: dict[str, Any]) -> tuple[Path, Path, Token2WavConfig]:
         threads=options["threads"],
         num_steps=options["steps"],
         flow_weights=options["flow_weights"],
+        flow_cache=options["flow_cache"],
+        flow_window_s=options["flow_window"],
     )
     return checkpoint, options["voice"] or checkpoint / "assets" / "default_female.wav", config
 

@@ -66,6 +66,16 @@ NO_EFFECT = {
 @click.option(
     "--flow-weights", type=click.Choice(["plain", "int8"]), help="int8: faster on a CPU, not exact.  [plain]"
 )
+@click.option(
+    "--flow-cache",
+    type=click.Choice(["plain", "float16"]),
+    help="float16: smaller streams, not exact.  [plain]",
+)
+@click.option(
+    "--flow-window",
+    type=click.FloatRange(0.5, 30.0),
+    help="Seconds a stream looks back on, at most the voice's recording.  [default: as much]",
+)
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Requests computed at once, per stage.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Context length in tokens.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens per step of the Thinker.")
@@ -142,9 +152,11 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     else:
         base = load_deploy_config(options["deploy_config"], say=say)
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
-    token2wav = stage | _given(options, "default_voice", "default_prompt_wav", "flow_weights")
+    token2wav = stage | _given(options, "default_voice", "default_prompt_wav", "flow_weights", "flow_cache")
     if options["flow_steps"] is not None:
         token2wav["num_steps"] = options["flow_steps"]
+    if options["flow_window"] is not None:
+        token2wav["flow_window_s"] = options["flow_window"]
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
     server = _given(options, "host", "port", "allowed_local_media_path", "max_voices", "playground")

@@ -18,7 +18,7 @@ from torch import Tensor
 from cadence.models.conformer import UP_RATE, NoMemory
 from cadence.models.dit import DiTMemory, DiTSpan, NoDiTMemory
 from cadence.models.flow import Flow
-from cadence.models.flow_stream import FlowStream, VoiceState
+from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
 from cadence.models.noise import NoiseStrip
 from cadence.models.rows import pack, unpack
 
@@ -48,8 +48,10 @@ class FlowSampler:
         num_steps: int = 10,
         noise: NoiseStrip | None = None,
         max_history_codes: int = MAX_HISTORY_CODES,
+        memory: FlowMemory | None = None,
     ) -> None:
         """`max_history_codes` bounds the encoder's memory of a stream (57 KB per code at full size)."""
+        self._memory = memory
         self.flow, self.num_steps, self._max_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()
         self.noise = noise or NoiseStrip(flow.config.mel_dim, device=self._like.device)
@@ -106,7 +108,12 @@ class FlowSampler:
     def _stream(self, voice: VoiceState | None) -> FlowStream:
         max_codes = self._max_codes if voice is not None else 1 << 30
         return FlowStream(
-            self.flow.config, voice, num_steps=self.num_steps, max_codes=max_codes, like=self._like
+            self.flow.config,
+            voice,
+            num_steps=self.num_steps,
+            max_codes=max_codes,
+            like=self._like,
+            memory=self._memory,
         )
 
     def _run(

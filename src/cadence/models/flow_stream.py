@@ -20,7 +20,7 @@ from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_window import FrameWindow, WindowPlan
 from cadence.models.rows import attend
 
-__all__ = ["EncoderHistory", "FlowStream", "VoiceState"]
+__all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "VoiceState"]
 
 _FIRST_CAPACITY = 64
 
@@ -50,6 +50,15 @@ class VoiceState:
         """Memory held."""
         tensors = (self.speaker, self.keys_values, self.conv, *self.encoder, *self.tails.values())
         return sum(tensor.nbytes for tensor in tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowMemory:
+    """How a stream remembers keys and values, where not exactly as the reference does: in another dtype, of
+    at most `max_frames` newest frames (50 a second). Either makes streams smaller and changes the sound."""
+
+    dtype: torch.dtype | None = None
+    max_frames: int | None = None
 
 
 class _Log:
@@ -164,15 +173,24 @@ class FlowStream:
     """One stream's state in the flow; `begin`, run the layers, `commit`."""
 
     def __init__(
-        self, config: FlowConfig, voice: VoiceState | None, *, num_steps: int, max_codes: int, like: Tensor
+        self,
+        config: FlowConfig,
+        voice: VoiceState | None,
+        *,
+        num_steps: int,
+        max_codes: int,
+        like: Tensor,
+        memory: FlowMemory | None = None,
     ) -> None:
         """Without a voice, the stream is a prompt about to become one. `like` gives dtype and device."""
+        memory = memory or FlowMemory()
         dit = config.dit
         self.voice = voice
         self.encoder = EncoderHistory(config, voice, max_codes, like)
-        self.window = FrameWindow(0 if voice is None else voice.num_frames)
+        self.window = FrameWindow(0 if voice is None else voice.num_frames, memory.max_frames)
         heads = config.groups * dit.num_heads
-        self._store = like.new_empty(num_steps, dit.depth, 2, heads, 0, dit.head_dim)
+        shape = (num_steps, dit.depth, 2, heads, 0, dit.head_dim)
+        self._store = like.new_empty(shape, dtype=memory.dtype or like.dtype)
         # Two generations: the layers read one and write the other; commit swaps them.
         conv_shape = (2, num_steps, dit.depth, 2, config.groups, CONV_HISTORY, dit.hidden)
         self._conv = like.new_zeros(conv_shape)
@@ -249,8 +267,8 @@ class _StepMemory:
         """Write the new frames into their slots, then attend to the whole window."""
         groups, heads, count, dim = queries.shape
         own = self._own[layer]
-        own[0][:, self._slots] = keys.reshape(-1, count, dim)
-        own[1][:, self._slots] = values.reshape(-1, count, dim)
+        own[0][:, self._slots] = keys.reshape(-1, count, dim).to(own.dtype)
+        own[1][:, self._slots] = values.reshape(-1, count, dim).to(own.dtype)
         used = self._plan.used
         if self._prompt is None and used == count:
             # A whole prompt at once: the fused kernel spares the score matrix.
@@ -264,7 +282,9 @@ class _StepMemory:
         if self._prompt is not None:
             keys, values = self._prompt[layer]
             segments += [(keys[:, a:b], values[:, a:b]) for a, b in self._plan.prompt_runs]
-        return segments
+        if own.dtype == self._conv.dtype:
+            return segments
+        return [(keys.to(self._conv), values.to(self._conv)) for keys, values in segments]
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
         """Rows with the stream's last two in front."""

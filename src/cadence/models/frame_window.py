@@ -42,8 +42,9 @@ class FrameWindow:
     A member is a slot of the stream's own storage (>= 0) or, as -1 - p, frame p of the prompt.
     """
 
-    def __init__(self, num_prompt: int) -> None:
-        self._num_prompt = num_prompt
+    def __init__(self, num_prompt: int, max_newest: int | None = None) -> None:
+        """The newest P frames are kept as in the reference, or `max_newest` if that is fewer."""
+        self._newest = num_prompt if max_newest is None else min(num_prompt, max_newest)
         self._members: NDArray[np.int64] = -1 - np.arange(num_prompt, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class FrameWindow:
     @property
     def max_own(self) -> int:
         """Most own frames that outlive a chunk: the tail is the prompt's, as far as the prompt fills it."""
-        return max(self._num_prompt, PROMPT_TAIL_FRAMES)
+        return max(self._newest, PROMPT_TAIL_FRAMES)
 
     def plan(self, num_new: int) -> WindowPlan:
         """Place `num_new` frames; `move` what the plan moves, `commit` it once the frames are written."""
@@ -77,8 +78,8 @@ class FrameWindow:
     def commit(self, plan: WindowPlan) -> None:
         """Take the plan's frames in, then evict what falls out of the window."""
         members = np.concatenate([plan.slots, self._members])
-        if len(members) > self._num_prompt + PROMPT_TAIL_FRAMES:
-            members = np.concatenate([members[: self._num_prompt], members[-PROMPT_TAIL_FRAMES:]])
+        if len(members) > self._newest + PROMPT_TAIL_FRAMES:
+            members = np.concatenate([members[: self._newest], members[-PROMPT_TAIL_FRAMES:]])
         self._members = members
 
 

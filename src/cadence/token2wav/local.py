@@ -14,6 +14,7 @@ from cadence.config import Token2WavConfig
 from cadence.errors import CheckpointError, ConfigError, RequestAborted, StageFailed
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
+from cadence.models.flow_stream import FlowMemory
 from cadence.models.hift_weights import load_hift
 from cadence.models.noise import NoiseStrip
 from cadence.models.weights import read_json, resolve_device, resolve_dtype
@@ -21,7 +22,7 @@ from cadence.token2wav.runner import Runner
 from cadence.token2wav.scheduler import ChunkCutter, check_schedule
 from cadence.token2wav.session import Outcome, Session
 from cadence.token2wav.voice_cache import VoiceCache
-from cadence.token2wav.voices import VoiceStore
+from cadence.token2wav.voices import MAX_PROMPT_S, VoiceStore
 from cadence.token2wav.worker import Worker
 from cadence.types import AudioChunk, SpeechRequest, VoiceSample
 
@@ -29,6 +30,7 @@ __all__ = ["LocalToken2Wav", "load_runner"]
 
 _FOLDER = "token2wav"  # where a checkpoint keeps this stage's files
 _PUBLIC_STEPS = 10  # a constant in the reference
+_FRAMES_PER_SECOND = 50
 
 Progress = Callable[[str, float], None]
 
@@ -146,17 +148,28 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     report("Loading the flow", 0.0)
-    if config.flow_weights not in ("plain", "int8"):
-        raise ConfigError(
-            f"flow_weights must be plain or int8, found {config.flow_weights!r}.",
-            param="token2wav.flow_weights",
-        )
+    for name, other in (("flow_weights", "int8"), ("flow_cache", "float16")):
+        if (found := getattr(config, name)) not in ("plain", other):
+            raise ConfigError(f"{name} must be plain or {other}, found {found!r}.", param=f"token2wav.{name}")
     flow = load_flow(root / _FOLDER, device=device, dtype=dtype, int8=config.flow_weights == "int8")
     check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
     noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
-    sampler = FlowSampler(flow, num_steps=config.num_steps or _default_steps(root), noise=noise)
+    steps = config.num_steps or _default_steps(root)
+    sampler = FlowSampler(flow, num_steps=steps, noise=noise, memory=_memory(config))
     report("Loading the vocoder", 0.4)
     return Runner(sampler, load_hift(root / _FOLDER, device, dtype))
+
+
+def _memory(config: Token2WavConfig) -> FlowMemory:
+    """What the configuration says of a stream's memory."""
+    seconds = config.flow_window_s
+    if seconds is not None and not 0.5 <= seconds <= MAX_PROMPT_S:
+        raise ConfigError(
+            f"flow_window_s must be between 0.5 and {MAX_PROMPT_S:g} seconds, found {seconds!r}.",
+            param="token2wav.flow_window_s",
+        )
+    dtype = torch.float16 if config.flow_cache == "float16" else None
+    return FlowMemory(dtype, None if seconds is None else round(_FRAMES_PER_SECOND * seconds))
 
 
 def _default_steps(root: Path) -> int:
