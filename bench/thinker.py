@@ -6,7 +6,8 @@
 `mid` is a random model of 12 layers, 1024 wide; `nano` the built-in checkpoint. Every figure is the median of
 `--rounds` runs, the sides taking turns in one process. Decode is timed as the difference between answers
 of N + 1 ids and of one. `first codes` is the time from submission until a new speech request has the codes of
-its first chunk, alone and while seven others stream. Without `transformers` installed its side is left out
+its first chunk, alone and while seven others stream. `stall` is a stream's longest wait for its next id while
+another's prompt of 480 ids is read, in one step and in parts that fit `prefill_stall_s`. Without `transformers` installed its side is left out
 and the report says so.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -30,6 +32,7 @@ import torch
 from torch import Tensor
 
 import cadence
+from cadence.config import ThinkerConfig
 from cadence.models.audio_encoder import AudioEncoderConfig
 from cadence.models.qwen2 import Qwen2Config
 from cadence.models.step_audio import StepAudio, load_step_audio
@@ -44,6 +47,7 @@ SIZES = {  # hidden, intermediate, layers, heads, key/value heads
 }
 TEXT = "The first sound should come long before the last word has been thought of."
 STREAMS = 7
+LONG_PROMPT = 480
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +133,9 @@ def reference_model(model: StepAudio) -> Any:
     return reference
 
 
-def make_core(model: StepAudio, tokenizer: Tokenizer, num_ids: int) -> ThinkerCore:
+def make_core(
+    model: StepAudio, tokenizer: Tokenizer, num_ids: int, *, prefill_stall_s: float = math.inf
+) -> ThinkerCore:
     """An engine with room for sixteen answers; nothing is reused from one run to the next."""
     limits = CoreLimits(
         num_ids=num_ids,
@@ -138,6 +144,7 @@ def make_core(model: StepAudio, tokenizer: Tokenizer, num_ids: int) -> ThinkerCo
         kv_cache_tokens=16 * 1024,
         tts_max_wait=8,
         reuse_prefixes=False,
+        prefill_stall_s=prefill_stall_s,
     )
     return ThinkerCore(model, tokenizer.special, limits)
 
@@ -258,6 +265,26 @@ def measure_first_codes(core: ThinkerCore, tokenizer: Tokenizer, rounds: int) ->
     return {"alone_s": alone, "with_7_streams_s": beside, "ratio": beside / alone}
 
 
+def measure_stall(cores: dict[str, ThinkerCore], text: list[int], rounds: int) -> dict[str, float]:
+    """A stream's longest step while another's prompt is read; the cores take turns."""
+    longest: dict[str, list[float]] = {name: [] for name in cores}
+    for turn in range(rounds + 1):
+        for name, core in cores.items():
+            ask(core, prompts(1, 40)[0], "stream", 900, text * 8)
+            for _ in range(6):
+                core.step()
+            ask(core, prompts(1, LONG_PROMPT)[0], "long", 1)
+            steps = []
+            while "long" in core._sequences:
+                begin = time.perf_counter()
+                core.step()
+                steps.append(time.perf_counter() - begin)
+            core.abort("stream")
+            if turn:  # the first turn warms, and teaches the budget
+                longest[name].append(max(steps))
+    return {name: statistics.median(times) for name, times in longest.items()}
+
+
 # ------------------------------------------------------------------ report
 def table(rows: list[Row]) -> str:
     """Markdown; the ratios are ours / theirs."""
@@ -326,10 +353,17 @@ def measure_model(name: str, batches: list[int], load: Load) -> dict[str, Any]:
     core = make_core(model, tokenizer, model.config.vocab_size)
     rows = against_one([measure_batch(core, reference, size, load) for size in batches])
     first_codes = measure_first_codes(core, tokenizer, load.rounds)
+    in_parts = make_core(
+        model, tokenizer, model.config.vocab_size, prefill_stall_s=ThinkerConfig().prefill_stall_s
+    )
+    stall = measure_stall(
+        {"whole_prompt_s": core, "in_parts_s": in_parts}, tokenizer.encode(TEXT), load.rounds
+    )
     aims = targets(rows, first_codes)
     print(f"\n{name}: {model.config.num_hidden_layers} layers, {model.config.hidden_size} wide")
     print(table(rows))
     print("first codes: " + ", ".join(f"{key} {value:.3f}" for key, value in first_codes.items()))
+    print("stall: " + ", ".join(f"{key} {value:.3f}" for key, value in stall.items()))
     for aim in aims:
         value = "skipped" if aim["value"] is None else f"{aim['value']:.2f}"
         print(f"- {aim['name']}: {value} (target {aim['target']}, met: {aim['met']})")
@@ -337,6 +371,7 @@ def measure_model(name: str, batches: list[int], load: Load) -> dict[str, Any]:
         "model": name,
         "rows": [asdict(row) for row in rows],
         "first_codes": first_codes,
+        "stall": stall,
         "targets": aims,
     }
 

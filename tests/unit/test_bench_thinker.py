@@ -30,6 +30,7 @@ def test_a_short_run_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureF
     assert model["first_codes"]["ratio"] == pytest.approx(
         model["first_codes"]["with_7_streams_s"] / model["first_codes"]["alone_s"]
     )
+    assert model["stall"].keys() == {"whole_prompt_s", "in_parts_s"}
     assert len(model["targets"]) == 3
     if find_spec("transformers"):
         assert all(row["same_ids"] for row in model["rows"])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cadence.errors import CadenceError, InvalidRequest, PromptTooLong, StageFailed
 from cadence.models.step_audio import StepAudio
 from cadence.thinker.blocks import BlockPool
+from cadence.thinker.pacing import PrefillBudget
 from cadence.thinker.prefix import PrefixKeys, audio_digests
 from cadence.thinker.runner import ThinkerRunner
 from cadence.thinker.scheduler import Scheduler
@@ -26,7 +30,8 @@ _log = logging.getLogger(__name__)
 class CoreLimits:
     """`num_ids`: ids that stand for something. `eos_ids` end any answer. `tts_max_wait` as DESIGN has it:
     groups in a row that verbatim speech may wait before its next text id. `reuse_prefixes`: keep the KV
-    memory of ended sequences for prompts that begin alike."""
+    memory of ended sequences for prompts that begin alike. `speech_ahead_s` and `prefill_stall_s`: see
+    `thinker.pacing`."""
 
     num_ids: int
     eos_ids: tuple[int, ...]
@@ -37,18 +42,31 @@ class CoreLimits:
     block_size: int = 16
     tts_max_wait: int = 0
     reuse_prefixes: bool = True
+    speech_ahead_s: float = math.inf
+    prefill_stall_s: float = math.inf
 
 
 class ThinkerCore:
     """Scheduler, runner and the sequences between them. Not thread-safe: one thread calls everything
     but `check`."""
 
-    def __init__(self, model: StepAudio, special: SpecialIds, limits: CoreLimits) -> None:
+    def __init__(
+        self,
+        model: StepAudio,
+        special: SpecialIds,
+        limits: CoreLimits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits
+        self._clock = clock
         self._special = special
         pool = BlockPool(limits.kv_cache_tokens // limits.block_size, limits.block_size)
         self.scheduler = Scheduler(
-            pool, max_num_seqs=limits.max_num_seqs, max_num_batched_tokens=limits.max_num_batched_tokens
+            pool,
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            speech_ahead_s=limits.speech_ahead_s,
         )
         self.runner = ThinkerRunner(
             model,
@@ -58,6 +76,7 @@ class ThinkerCore:
             block_size=pool.block_size,
             max_num_seqs=limits.max_num_seqs,
         )
+        self._prefill = PrefillBudget(limits.prefill_stall_s)
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = itertools.count()
 
@@ -141,13 +160,15 @@ class ThinkerCore:
             self._finish(sequence) for sequence in list(self._sequences.values()) if sequence.finish_reason
         ]
         try:
-            chunks = self.scheduler.schedule()
+            chunks = self.scheduler.schedule(self._clock(), self._prefill.tokens)
         except Exception as error:  # noqa: BLE001 - thread border: nothing that is held can go on
             return [*done, *self._fail(list(self._sequences.values()), error)]
+        begin_s = self._clock()
         try:
             results = self.runner.step(chunks)
         except Exception as error:  # noqa: BLE001 - thread border: those of this step fail, the loop goes on
             return [*done, *self._fail([chunk.sequence for chunk in chunks], error)]
+        self._prefill.observe(sum(chunk.count for chunk in chunks), self._clock() - begin_s)
         outputs: list[tuple[str, StepOutput | CadenceError]] = list(done)
         for result in results:
             sequence = result.chunk.sequence
@@ -159,6 +180,8 @@ class ThinkerCore:
             if result.sampled is not None and result.sampled.token_id is not None:
                 self.scheduler.publish(sequence)
                 sequence.commit(result.sampled.token_id, result.sampled.logprobs)
+                if self._special.is_code(result.sampled.token_id):
+                    sequence.count_code(self._clock())
             if sequence.finish_reason:
                 outputs.append(self._finish(sequence))
             elif output := sequence.take_output():

@@ -264,6 +264,8 @@ def _limits(root: Path, config: ThinkerConfig, model: StepAudio, tokenizer: Toke
         block_size=BLOCK_SIZE,
         tts_max_wait=max_wait,
         reuse_prefixes=config.enable_prefix_caching,
+        speech_ahead_s=config.speech_ahead_s,
+        prefill_stall_s=config.prefill_stall_s,
     )
 
 

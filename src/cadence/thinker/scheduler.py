@@ -2,7 +2,8 @@
 
 Each step runs, in this order, within `max_num_batched_tokens`:
 
-1. every sequence that is writing its answer (one or two new ids each);
+1. every sequence that is writing its answer (one or two new ids each), but not those whose speech is far
+   ahead of its listener while another's runs dry (`thinker.pacing`);
 2. chunks of prompts already begun, oldest first;
 3. sequences that wait, in order of arrival, as far as rows and KV memory allow.
 
@@ -16,11 +17,13 @@ own once an id was sampled behind them: what lies before a finite result is itse
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from dataclasses import dataclass
 
 from cadence.errors import ConfigError
 from cadence.thinker.blocks import BlockPool
+from cadence.thinker.pacing import lead_s, resting
 from cadence.thinker.sequence import Sequence
 
 __all__ = ["Chunk", "Scheduler"]
@@ -45,8 +48,18 @@ class Chunk:
 class Scheduler:
     """Waiting and running sequences, both in order of arrival."""
 
-    def __init__(self, pool: BlockPool, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        speech_ahead_s: float = math.inf,
+    ) -> None:
         """
+        Args:
+            speech_ahead_s: how far speech is written ahead while another listener waits.
+
         Raises:
             ConfigError: a step could not hold the new ids of every running sequence.
         """
@@ -60,6 +73,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self._speech_ahead_s = speech_ahead_s
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
 
     @property
@@ -90,10 +104,19 @@ class Scheduler:
                 self.pool.publish(sequence.blocks[number], keys[number])
             sequence.num_published = num_full
 
-    def schedule(self) -> list[Chunk]:
-        """Plan one step; takes memory and rows, preempts. Empty only when nothing is unfinished."""
-        chunks, preempted = self._plan_answers()
+    def schedule(self, now_s: float = 0.0, prefill_tokens: int | None = None) -> list[Chunk]:
+        """Plan one step; takes memory and rows, preempts. Empty only when nothing is unfinished, or when all
+        that was to run has just been put back.
+
+        Args:
+            now_s: time of any clock.
+            prefill_tokens: ids of prompts that may join a step in which answers are written; None = as many
+                as fit.
+        """
+        chunks, preempted = self._plan_answers(self._resting(now_s))
         budget = self.max_num_batched_tokens - sum(chunk.count for chunk in chunks)
+        if chunks and prefill_tokens is not None:
+            budget = min(budget, prefill_tokens)
         for sequence in self.running:
             if sequence.in_prefill and budget:
                 budget -= self._add_prefill(chunks, sequence, budget)
@@ -101,11 +124,20 @@ class Scheduler:
             budget -= self._add_prefill(chunks, admitted, budget)
         return chunks
 
-    def _plan_answers(self) -> tuple[list[Chunk], bool]:
+    def _resting(self, now_s: float) -> set[int]:
+        """Arrivals of running sequences that skip this step."""
+        leads = {
+            sequence.arrival: lead_s(sequence.num_codes, sequence.speaking_since_s, now_s)
+            for sequence in self.running
+            if sequence.is_spoken
+        }
+        return resting(leads, self._speech_ahead_s)
+
+    def _plan_answers(self, resting: set[int]) -> tuple[list[Chunk], bool]:
         chunks: list[Chunk] = []
         preempted = False
         for sequence in list(self.running):
-            if sequence.row is None or sequence.in_prefill:
+            if sequence.row is None or sequence.in_prefill or sequence.arrival in resting:
                 continue
             while not self.pool.grow(sequence.blocks, len(sequence.ids)):
                 newest = self.running[-1]

@@ -27,6 +27,7 @@ class Sequence:
         num_published: of its blocks, how many others may share.
         num_cached: ids of the prompt that were there already when it was first admitted.
         rng: this request's own random numbers, so that a seed gives the same answer in any batch.
+        num_codes: speech codes of the answer so far; `speaking_since_s` is when the first was written.
         finish_reason: set once, by `commit` or `start`.
     """
 
@@ -57,6 +58,8 @@ class Sequence:
         self.num_cached = 0
         self.row: int | None = None
         self.blocks: list[int] = []
+        self.num_codes = 0
+        self.speaking_since_s: float | None = None
         self.rng = random.Random(self.sampling.seed)
         self.finish_reason: FinishReason | None = None
         self.stop_match: int | None = None
@@ -74,6 +77,17 @@ class Sequence:
     def num_pending(self) -> int:
         """Ids not computed yet."""
         return len(self.ids) - self.num_computed
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the answer is speech: it must be, or has begun to be."""
+        return self.verbatim is not None or self.num_codes > 0
+
+    def count_code(self, now_s: float) -> None:
+        """A speech code was written."""
+        self.num_codes += 1
+        if self.speaking_since_s is None:
+            self.speaking_since_s = now_s
 
     @property
     def in_prefill(self) -> bool:
