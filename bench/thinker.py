@@ -3,12 +3,12 @@
     python bench/thinker.py --json runs/thinker.json
     python bench/thinker.py --models nano --batches 1,8 --threads 2
 
-`mid` is a random model of 12 layers, 1024 wide; `nano` the built-in checkpoint. Every figure is the median of
-`--rounds` runs, the sides taking turns in one process. Decode is timed as the difference between answers
-of N + 1 ids and of one. `first codes` is the time from submission until a new speech request has the codes of
-its first chunk, alone and while seven others stream. `stall` is a stream's longest wait for its next id while
-another's prompt of 480 ids is read, in one step and in parts that fit `prefill_stall_s`. Without `transformers` installed its side is left out
-and the report says so.
+`mid` is a random model of 12 layers, 1024 wide; `nano` the built-in checkpoint. Every figure is the median
+of `--rounds` runs, the sides taking turns in one process. Decode is timed as the difference between answers
+of N + 1 ids and of one. `first codes` is the time from submission until a new speech request has the codes
+of its first chunk, alone and while seven others stream. `stall` is a stream's longest wait for its next id
+while another's prompt of 480 ids is read, in one step and in parts that fit `prefill_stall_s`. Without
+`transformers` installed its side is left out and the report says so.
 """
 
 from __future__ import annotations
@@ -29,22 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from thinker_models import SIZES, random_model, reference_model
 from torch import Tensor
 
 import cadence
 from cadence.config import ThinkerConfig
-from cadence.models.audio_encoder import AudioEncoderConfig
-from cadence.models.qwen2 import Qwen2Config
 from cadence.models.step_audio import StepAudio, load_step_audio
 from cadence.text import Tokenizer
 from cadence.thinker.core import CoreLimits, ThinkerCore
 from cadence.types import ChunkSchedule, Prompt, SamplingParams, StepOutput, ThinkerRequest
 
 NANO = Path(cadence.__file__).parent / "nano"
-SIZES = {  # hidden, intermediate, layers, heads, key/value heads
-    "tiny": (64, 128, 2, 4, 2),
-    "mid": (1024, 2816, 12, 16, 4),
-}
 TEXT = "The first sound should come long before the last word has been thought of."
 STREAMS = 7
 LONG_PROMPT = 480
@@ -77,62 +72,7 @@ class Load:
     rounds: int
 
 
-# ------------------------------------------------------------------ models
-def random_model(size: str, vocab_size: int) -> StepAudio:
-    """A model of seeded random weights that keep the scale of what passes through, in numbers that a
-    checkpoint in bfloat16 can hold."""
-    hidden, units, layers, heads, kv_heads = SIZES[size]
-    text = Qwen2Config(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        intermediate_size=units,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=hidden // heads,
-    )
-    audio = AudioEncoderConfig(
-        n_audio_state=64, n_audio_head=4, n_audio_layer=1, llm_dim=hidden, adapter_hidden=64
-    )
-    model = StepAudio(audio, text)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                scale = 1.0 if "embed" in name else weight.shape[-1] ** -0.5
-                weight.copy_((torch.randn(weight.shape, generator=generator) * scale).bfloat16())
-    return model.eval().requires_grad_(False)
-
-
-def reference_model(model: StepAudio) -> Any:
-    """The same decoder and head as transformers' Qwen2ForCausalLM."""
-    from transformers import Qwen2Config as PublicConfig
-    from transformers import Qwen2ForCausalLM
-
-    config = model.config
-    theta = {"rope_type": "default", "rope_theta": config.rope_theta}
-    public = PublicConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        max_position_embeddings=config.max_position_embeddings,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_theta=config.rope_theta,
-        rope_parameters=theta,
-        tie_word_embeddings=config.tie_word_embeddings,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    reference = Qwen2ForCausalLM(public).eval()
-    tensors = {name: x for name, x in model.state_dict().items() if name.startswith(("model.", "lm_head"))}
-    reference.load_state_dict(tensors, strict=not config.tie_word_embeddings)
-    reference.generation_config.pad_token_id = 0
-    return reference
-
-
+# ------------------------------------------------------------------ runs
 def make_core(
     model: StepAudio, tokenizer: Tokenizer, num_ids: int, *, prefill_stall_s: float = math.inf
 ) -> ThinkerCore:
@@ -149,7 +89,6 @@ def make_core(
     return ThinkerCore(model, tokenizer.special, limits)
 
 
-# ------------------------------------------------------------------ runs
 def prompts(batch: int, length: int) -> list[list[int]]:
     """Ids of text, the same for the same batch."""
     rng = random.Random(batch)

@@ -13,7 +13,10 @@ import torch
 SCRIPT = Path(__file__).parents[2] / "bench" / "thinker.py"
 
 
-def test_a_short_run_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_writes_every_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     out = tmp_path / "runs" / "thinker.json"
     threads = torch.get_num_threads()
     main = runpy.run_path(str(SCRIPT))["main"]
