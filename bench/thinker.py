@@ -280,7 +280,7 @@ def targets(rows: list[Row], first_codes: dict[str, float]) -> list[dict[str, An
     ]
 
 
-def measure_model(name: str, batches: list[int], load: Load) -> dict[str, Any]:
+def measure_model(name: str, batches: list[int], load: Load, weights: str) -> dict[str, Any]:
     """All figures of one model."""
     tokenizer = Tokenizer.open(NANO)
     if name == "nano":
@@ -288,7 +288,7 @@ def measure_model(name: str, batches: list[int], load: Load) -> dict[str, Any]:
     else:
         model = random_model(name, tokenizer.num_ids)
     reference = reference_model(model) if find_spec("transformers") else None
-    model.prepare()
+    model.prepare(weights)
     core = make_core(model, tokenizer, model.config.vocab_size)
     rows = against_one([measure_batch(core, reference, size, load) for size in batches])
     first_codes = measure_first_codes(core, tokenizer, load.rounds)
@@ -338,6 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=32, help="ids of each answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", choices=["plain", "int8"], default="plain", help="ours; int8: not exact")
     parser.add_argument("--json", type=Path, help="write every figure here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -345,9 +346,14 @@ def main(arguments: list[str] | None = None) -> None:
         print("transformers is not installed: its side is skipped")
     load = Load(options.prompt, options.tokens, options.rounds)
     batches = [int(size) for size in options.batches.split(",")]
-    models = [measure_model(name, batches, load) for name in options.models.split(",")]
+    models = [measure_model(name, batches, load, options.weights) for name in options.models.split(",")]
     if options.json:
-        report = {"bench": "thinker", "machine": machine(), "settings": asdict(load), "models": models}
+        report = {
+            "bench": "thinker",
+            "machine": machine(),
+            "settings": {**asdict(load), "weights": options.weights},
+            "models": models,
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 

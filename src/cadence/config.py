@@ -19,8 +19,9 @@ class ThinkerConfig:
     full context, at most `max_num_seqs` of them. `enable_prefix_caching` keeps what ended sequences left in
     it, for prompts that begin alike. While some listener runs dry, no other answer's speech is written more
     than `speech_ahead_s` ahead of its own. A step in which answers are written takes no more of a new prompt
-    than fits `prefill_stall_s`. `default_sampling` holds SamplingParams fields laid
-    over the checkpoint's own defaults. `threads` None = a share of the cores (`runtime.threads`).
+    than fits `prefill_stall_s`. `weights` "int8" is faster on a CPU and not exact. `threads` None = a share
+    of the cores (`runtime.threads`). `default_sampling` holds SamplingParams fields laid over the
+    checkpoint's own defaults.
     """
 
     device: str = "auto"
@@ -31,6 +32,7 @@ class ThinkerConfig:
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None
     enable_prefix_caching: bool = True
+    weights: str = "plain"
     speech_ahead_s: float = 5.0
     prefill_stall_s: float = 0.25
     default_sampling: Mapping[str, Any] = field(default_factory=dict)

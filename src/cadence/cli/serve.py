@@ -61,6 +61,11 @@ NO_EFFECT = {
 @click.option("--served-model-name", multiple=True, help="Names that requests may use; several allowed.")
 @click.option("--api-key", multiple=True, help="Keys that requests must carry one of; several allowed.")
 @click.option(
+    "--thinker-weights",
+    type=click.Choice(["plain", "int8"]),
+    help="int8: faster on a CPU, not exact.  [plain]",
+)
+@click.option(
     "--flow-steps", type=click.IntRange(1, 100), help="Solver steps of the vocoder stage; fewer are faster."
 )
 @click.option(
@@ -158,6 +163,8 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     if options["flow_window"] is not None:
         token2wav["flow_window_s"] = options["flow_window"]
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
+    if options["thinker_weights"] is not None:
+        thinker["weights"] = options["thinker_weights"]
     engine = _given(options, "async_chunk") | ({"in_process": True} if options["in_process"] else {})
     server = _given(options, "host", "port", "allowed_local_media_path", "max_voices", "playground")
     if options["voice_uploads"] != "off":

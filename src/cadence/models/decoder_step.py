@@ -7,13 +7,14 @@ that of reading the weights once; what else it does per layer is kept to a few c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cadence.models.linear import Product, fuse
+from cadence.models.linear import Product, RowProduct, fuse
 from cadence.models.qwen2 import AttentionMemory, DecoderLayer, Qwen2, RMSNorm, rotary_table
 
 __all__ = ["DecoderStep"]
@@ -23,20 +24,23 @@ class _Layer(NamedTuple):
     """One layer's weights: norms as they are, products that share an input joined."""
 
     attention_norm: Tensor
-    qkv: Product
-    out: Product
+    qkv: RowProduct
+    out: RowProduct
     mlp_norm: Tensor
-    gate_up: Product
-    down: Product
+    gate_up: RowProduct
+    down: RowProduct
 
 
 class DecoderStep:
     """Computes what `model` computes with an `AttentionMemory`, for inference alone.
 
     The model's weights must not change any more; some become views of joined ones (`linear.fuse`).
+
+    Args:
+        make: builds a product from a weight and its bias.
     """
 
-    def __init__(self, model: Qwen2) -> None:
+    def __init__(self, model: Qwen2, make: Callable[[Tensor, Tensor | None], RowProduct] = Product) -> None:
         config = model.config
         self._num_query = config.num_attention_heads
         self._num_rotated = config.num_attention_heads + config.num_key_value_heads
@@ -48,7 +52,7 @@ class DecoderStep:
         self._cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, weight.dtype)
         half = config.head_dim // 2
         self._signed_sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-        self._layers = [_prepare(layer) for layer in model.layers if isinstance(layer, DecoderLayer)]
+        self._layers = [_prepare(layer, make) for layer in model.layers if isinstance(layer, DecoderLayer)]
 
     def __call__(self, embeds: Tensor, positions: Tensor, memory: AttentionMemory) -> Tensor:
         """embeds [N, hidden], positions [N] -> hidden states [N, hidden] after the final norm."""
@@ -77,13 +81,13 @@ class DecoderStep:
         return (x * scale).mul_(weight)
 
 
-def _prepare(layer: DecoderLayer) -> _Layer:
+def _prepare(layer: DecoderLayer, make: Callable[[Tensor, Tensor | None], RowProduct]) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
         layer.input_layernorm.weight.detach(),
-        fuse(attention.q_proj, attention.k_proj, attention.v_proj),
-        fuse(attention.o_proj),
+        fuse(attention.q_proj, attention.k_proj, attention.v_proj, make=make),
+        fuse(attention.o_proj, make=make),
         layer.post_attention_layernorm.weight.detach(),
-        fuse(mlp.gate_proj, mlp.up_proj),
-        fuse(mlp.down_proj),
+        fuse(mlp.gate_proj, mlp.up_proj, make=make),
+        fuse(mlp.down_proj, make=make),
     )

@@ -7,6 +7,7 @@ checkpoint file that only packing has read are dropped by the system when memory
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Linear", "Product", "fuse", "pack_half", "pack_weight", "packed_linear"]
+__all__ = ["Linear", "Product", "RowProduct", "fuse", "pack_half", "pack_weight", "packed_linear"]
 
 _TYPICAL_ROWS = 100  # guided and unguided rows of a 50-frame chunk; other counts are as fast
 
@@ -33,6 +34,10 @@ class Linear(nn.Linear):
     def pack(self) -> None:
         """Pack the weight, where this machine gains by it; later changes of the weight are not seen."""
         self.packed = pack_weight(self.weight.detach())
+
+
+RowProduct = Callable[[Tensor], Tensor]
+"""x [N, in] to [N, out], row by row."""
 
 
 class Product:
@@ -64,10 +69,11 @@ class Product:
         return packed_linear(x, self._packed, self._bias)
 
 
-def fuse(*parts: nn.Linear) -> Product:
+def fuse(*parts: nn.Linear, make: Callable[[Tensor, Tensor | None], RowProduct] = Product) -> RowProduct:
     """One product for linear layers of the same input, their outputs side by side.
 
-    Where the product holds the joined weight, the layers' own become views of it.
+    Where the product holds the joined weight, the layers' own become views of it. `make` builds another
+    kind of product from weight and bias.
     """
     weight = torch.cat([part.weight.detach() for part in parts])
     bias = None
@@ -75,8 +81,8 @@ def fuse(*parts: nn.Linear) -> Product:
         bias = torch.cat([part.bias.detach() for part in parts])
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
         weight = weight.t().contiguous().t()  # column after column: a tenth faster to read for one row
-    product = Product(weight, bias)
-    if not product.is_half:
+    product = make(weight, bias)
+    if isinstance(product, Product) and not product.is_half:
         sizes = [part.out_features for part in parts]
         for part, view in zip(parts, torch.split(weight, sizes), strict=True):
             part.weight = nn.Parameter(view, requires_grad=False)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cadence.errors import CheckpointError
+from cadence.errors import CheckpointError, ConfigError
 from cadence.models.audio_encoder import ADAPTER_HIDDEN, Adapter, AudioEncoder, AudioEncoderConfig
 from cadence.models.decoder_step import DecoderStep
+from cadence.models.int8 import Int8Product, int8_works
 from cadence.models.linear import Product
 from cadence.models.qwen2 import AttentionMemory, Qwen2, Qwen2Config
 from cadence.models.weights import load_strict, open_safetensors, read_json, resolve_dtype, total_memory_bytes
@@ -35,13 +36,27 @@ class StepAudio(nn.Module):
         self._step: DecoderStep | None = None
         self._heads: dict[tuple[int, int | None], Product] = {}
 
-    def prepare(self) -> None:
+    def prepare(self, weights: str = "plain") -> None:
         """Lay the decoder out for serving; weights must be final. Nothing happens on a CPU whose memory is
-        too small to hold the weights twice: they stay mapped then."""
+        too small to hold the weights twice: they stay mapped then.
+
+        Args:
+            weights: "plain" keeps the numbers; "int8" rounds the layers' weights to eight bits, and what
+                is multiplied with them, but not the head's.
+
+        Raises:
+            ConfigError: this build of torch or this device has no int8 products.
+        """
+        if weights == "int8":
+            if self.device.type != "cpu" or self.dtype != torch.float32 or not int8_works():
+                raise ConfigError(
+                    "int8 weights need a CPU in float32 and a torch with the x86 quantised kernels.",
+                    param="thinker.weights",
+                )
+            self._step = DecoderStep(self.model, Int8Product)
+            return
         size = sum(parameter.nbytes for parameter in self.parameters())
-        if self._step is None and (
-            self.device.type != "cpu" or size <= total_memory_bytes() * PREPARED_MEMORY_SHARE
-        ):
+        if self.device.type != "cpu" or size <= total_memory_bytes() * PREPARED_MEMORY_SHARE:
             self._step = DecoderStep(self.model)
 
     def decode(self, embeds: Tensor, positions: Tensor, memory: AttentionMemory) -> Tensor:

@@ -89,7 +89,7 @@ class LocalThinker:
         report("weights", 0.1)
         model = load_step_audio(root, device=resolve_device(config.device), dtype=config.dtype)
         report("layout", 0.8)
-        model.prepare()
+        model.prepare(config.weights)
         report("kv memory", 0.9)
         limits = _limits(root, config, model, tokenizer)
         thinker = cls(ThinkerCore(model, tokenizer.special, limits), threads=config.threads)
