@@ -7,7 +7,7 @@
 of `--rounds` runs, the sides taking turns in one process. Decode is timed as the difference between answers
 of N + 1 ids and of one. `first codes` is the time from submission until a new speech request has the codes
 of its first chunk, alone and while seven others stream. `stall` is a stream's longest wait for its next id
-while another's prompt of 480 ids is read, in one step and in parts that fit `prefill_stall_s`. Without
+while another's prompt of 240 ids is read, in one step and in parts that fit `prefill_stall_s`. Without
 `transformers` installed its side is left out and the report says so.
 """
 
@@ -42,7 +42,7 @@ from cadence.types import ChunkSchedule, Prompt, SamplingParams, StepOutput, Thi
 NANO = Path(cadence.__file__).parent / "nano"
 TEXT = "The first sound should come long before the last word has been thought of."
 STREAMS = 7
-LONG_PROMPT = 480
+LONG_PROMPT = 240
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ class Product:
     def __call__(self, x: Tensor) -> Tensor:
         """x [N, in] -> [N, out]."""
         if self._weight is None:
-            output: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._half)
+            output: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._half)
             return output
         if self._packed is None or x.shape[0] == 1:
             return F.linear(x, self._weight, self._bias)
@@ -108,7 +108,7 @@ def pack_weight(weight: Tensor) -> Tensor | None:
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] times a packed weight, to [..., out]."""
-    output: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    output: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
     return output
 
 

@@ -42,8 +42,9 @@ class Span:
 class _Group:
     """Spans attended in one call: tokens `first` to `last` of the packed axis.
 
-    `blocks` [B * num_blocks] is what to gather (None: a prompt's first chunk, there is no past);
-    `mask` is added to the scores, [B, 1, count, length] (None: all of the gathered tokens are seen).
+    `blocks` [B * num_blocks] is what to gather (None: a prompt's first chunk, there is no past); blocks that
+    lie in a row, from `start` on, need no gathering. `mask` is added to the scores, [B, 1, count, length]
+    (None: all of those tokens are seen).
     """
 
     first: int
@@ -52,6 +53,16 @@ class _Group:
     length: int
     blocks: Tensor | None
     mask: Tensor | None
+    start: int | None = None
+
+    def seen(self, stored: Tensor) -> Tensor:
+        """The group's past [B, length, kv_heads, d] out of one layer's keys or values."""
+        if self.start is not None:
+            first = self.start * stored.shape[1]
+            return stored.flatten(0, 1)[None, first : first + self.length]
+        assert self.blocks is not None, "a first chunk has no past"
+        gathered = stored.index_select(0, self.blocks)
+        return gathered.view(self.num_spans, -1, *stored.shape[2:])[:, : self.length]
 
 
 class KVMemory:
@@ -158,15 +169,17 @@ class StepAttention:
             return _Group(first, last, 1, count, None, None)
         longest = max(span.start for span in spans) + count
         num_blocks = -(-longest // memory.block_size)
-        blocks = memory.tables([span.row for span in spans], num_blocks).to(memory.device)
+        table = memory.tables([span.row for span in spans], num_blocks)
+        start = _run_start(table) if len(spans) == 1 else None
+        blocks = table.to(memory.device)
         if len(spans) == 1 and count == 1:
-            return _Group(first, last, 1, longest, blocks, None)
+            return _Group(first, last, 1, longest, blocks, None, start)
         length = num_blocks * memory.block_size
         starts = np.array([span.start for span in spans])
         limits = starts[:, None] + np.arange(count)  # [B, count]: the last position each token sees
         hidden = torch.from_numpy(np.arange(length) > limits[:, :, None])
         mask = torch.zeros(hidden.shape, dtype=memory.dtype).masked_fill_(hidden, float("-inf"))
-        return _Group(first, last, len(spans), length, blocks, mask[:, None].to(memory.device))
+        return _Group(first, last, len(spans), length, blocks, mask[:, None].to(memory.device), start)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values [N, kv_heads, d], then attend; q [N, heads, d] -> [N, heads, d]."""
@@ -179,11 +192,14 @@ class StepAttention:
             if group.blocks is None:
                 parts.append(causal_attention(q[None, here], k[None, here], v[None, here])[0])
                 continue
-            past = (group.num_spans, -1, *k.shape[1:])
-            seen_k = keys.index_select(0, group.blocks).view(past)[:, : group.length]
-            seen_v = values.index_select(0, group.blocks).view(past)[:, : group.length]
-            parts.append(_attend_group(q[here], seen_k, seen_v, group))
+            parts.append(_attend_group(q[here], group.seen(keys), group.seen(values), group))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _run_start(blocks: Tensor) -> int | None:
+    """The first of blocks [n] that lie one behind the other, else None. A sequence alone gets such."""
+    numbers = blocks.numpy()
+    return int(numbers[0]) if bool((np.diff(numbers) == 1).all()) else None
 
 
 def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: _Group) -> Tensor:
