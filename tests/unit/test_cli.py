@@ -90,6 +90,14 @@ def test_flags_without_meaning_here_are_named_not_swallowed() -> None:
     assert notices(parse("m")) == []
 
 
+def test_speed_flags_reach_their_stages() -> None:
+    got = config("m", "--thinker-weights", "int8", "--first-chunk", "8")
+    assert got.thinker.weights == "int8"
+    assert (got.token2wav.schedule.first, got.token2wav.schedule.steady) == (8, 25)
+    usual = config("m")
+    assert (usual.thinker.weights, usual.token2wav.schedule.first) == ("plain", 5)
+
+
 def test_flags_reach_both_stages() -> None:
     got = config("m", "--device", "cpu", "--dtype", "float32", "--threads", "2", "--max-num-seqs", "4")
     for stage in (got.thinker, got.token2wav):

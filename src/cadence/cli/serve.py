@@ -66,6 +66,11 @@ NO_EFFECT = {
     help="int8: faster on a CPU, not exact.  [plain]",
 )
 @click.option(
+    "--first-chunk",
+    type=click.IntRange(1, 25),
+    help="Speech codes of 40 ms in an answer's first chunk; 160 ms of it are held back.  [default: 5]",
+)
+@click.option(
     "--flow-steps", type=click.IntRange(1, 100), help="Solver steps of the vocoder stage; fewer are faster."
 )
 @click.option(
@@ -160,6 +165,8 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     token2wav = stage | _given(options, "default_voice", "default_prompt_wav", "flow_weights", "flow_cache")
     if options["flow_steps"] is not None:
         token2wav["num_steps"] = options["flow_steps"]
+    if options["first_chunk"] is not None:
+        token2wav["schedule"] = replace(base.token2wav.schedule, first=options["first_chunk"])
     if options["flow_window"] is not None:
         token2wav["flow_window_s"] = options["flow_window"]
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
