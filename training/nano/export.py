@@ -35,6 +35,7 @@ GENERATION = {
     "repetition_penalty": 1.0,
     "max_new_tokens": 3000,
     "tts_max_wait": generate.MAX_WAIT,
+    "flow_steps": flow_stage.STEPS,
 }
 
 

@@ -71,12 +71,14 @@ def restore(checkpoint: Path) -> list[str]:
     thinker = thinker_state(tensors)
     adapter = {n: v.float() for n, v in tensors.items() if n.startswith("adapter.")}
     flow = flow_state(load_pt(checkpoint / "token2wav" / "flow.pt"))
+    vocoder = load_hift(checkpoint / "token2wav").state_dict()
     begun = {
         "thinker": thinker,
         "hearing": {f"thinker.{n}": v for n, v in thinker.items()} | adapter,
         "flow-encoder": flow,
         "flow": flow,
-        "vocoder": load_hift(checkpoint / "token2wav").state_dict(),
+        "vocoder": vocoder,
+        "vocoder-tune": vocoder,
     }
     for name, state in begun.items():
         save_start(name, state)
