@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-browser test-quality nano lint format bench doctor clean
+.PHONY: help install install-quality serve test test-browser test-quality nano lint format bench doctor clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,10 @@ serve: install ## Serve the built-in model on http://127.0.0.1:8092 (ARGS= for a
 test: install ## Run the tests, except those marked slow
 	$(BIN)/python -m pytest -m "not slow and not quality" $(ARGS)
 
-test-quality: install ## Measure the built-in model with an independent recogniser (CADENCE_QUALITY_COUNT=30 sentences)
+install-quality: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,nano]'
+
+test-quality: install-quality ## Measure the built-in model with an independent recogniser (CADENCE_QUALITY_COUNT=30 sentences)
 	$(BIN)/python -m pytest -m quality tests/quality $(ARGS)
 
 nano: ## Train the built-in model from nothing (training/nano; hours to days)

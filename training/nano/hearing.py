@@ -26,7 +26,7 @@ from training.nano.thinker_model import NanoThinker
 
 ADAPTER_HIDDEN = 512
 NUM_STEPS = 16_000
-SHARES = {"speak": 0.37, "transcribe": 0.28, "repeat": 0.23, "chat": 0.12}
+SHARES = {"speak": 0.3, "transcribe": 0.25, "repeat": 0.25, "chat": 0.2}
 BATCH = {"transcribe": 24, "repeat": 12, "chat": 10}
 USUAL_WORDING = 0.5  # of the examples are asked for as the server does by itself
 LEARNING_RATE = 1e-3
