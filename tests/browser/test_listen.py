@@ -31,6 +31,7 @@ def test_a_file_is_written_down(visit: Visit, engine: FakeEngine, recording: Pat
     choose(visit, recording)
     expect(page.locator("#listen-text")).to_have_text("I heard 2.00 seconds of audio.")
     expect(page.locator("#listen-duration")).to_have_text("2.00 s")
+    expect(page.locator("#listen-rtf")).not_to_have_text("–")  # it comes when the answer has ended
     assert float(page.locator("#listen-rtf").inner_text()) > 0
     expect(page.locator("#listen-player")).to_be_visible()
     label = page.locator("#listen-picture").get_attribute("aria-label")

@@ -254,7 +254,7 @@ async def test_a_stream_at_fault_fails_alone(
     stage: LocalToken2Wav, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = stage._worker._runner
-    target, name = (batch._sampler, "step") if part == "flow" else (batch._vocoder, "stream_batch")
+    target, name = (batch.sampler, "step") if part == "flow" else (batch.vocoder, "stream_batch")
     real, victim = getattr(target, name), SpeechRequest(request_id="victim", seed=5)
     expected = np.concatenate(await speak(stage, "alone", CODES, seed=2))
 
