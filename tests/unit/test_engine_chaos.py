@@ -45,7 +45,8 @@ async def run_one(engine: Engine, number: int, seed: int, ends: dict[int, list[s
         except CadenceError as error:
             ends[number].append(type(error).__name__)
         except asyncio.CancelledError:
-            ends[number].append("cancelled")
+            if "done" not in ends[number]:  # else it was this reader that dawdled after its end
+                ends[number].append("cancelled")
             raise
 
     reader = asyncio.create_task(read())
