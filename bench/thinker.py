@@ -17,8 +17,6 @@ import argparse
 import importlib.metadata
 import json
 import math
-import os
-import platform
 import random
 import statistics
 import time
@@ -33,6 +31,7 @@ from thinker_models import SIZES, random_model, reference_model
 from torch import Tensor
 
 import cadence
+from cadence.bench.stage import machine
 from cadence.config import ThinkerConfig
 from cadence.models.step_audio import StepAudio, load_step_audio
 from cadence.text import Tokenizer
@@ -315,16 +314,8 @@ def measure_model(name: str, batches: list[int], load: Load, weights: str) -> di
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "transformers": importlib.metadata.version("transformers") if find_spec("transformers") else None,
-    }
+def _transformers() -> str | None:
+    return importlib.metadata.version("transformers") if find_spec("transformers") else None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -350,7 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         report = {
             "bench": "thinker",
-            "machine": machine(),
+            "machine": machine() | {"transformers": _transformers()},
             "settings": {**asdict(load), "weights": options.weights},
             "models": models,
         }

@@ -109,6 +109,7 @@ def _echo(request: Request) -> str:
 
 
 def parts_of(request: Request) -> Iterator[Part]:
+    """Every part of every message."""
     for message in request.messages:
         yield from message.content
 
@@ -196,6 +197,7 @@ def _timing(piece: str, start: int, end: int) -> WordTiming:
 
 
 def since_start(state: Active) -> float:
+    """Seconds since the request was accepted, above zero."""
     return max(time.monotonic() - state.started, 1e-9)
 
 

@@ -107,3 +107,8 @@ def test_without_the_reference_package_the_comparison_says_what_is_missing(tmp_p
     )
     assert done.returncode != 0
     assert "the reference needs" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_options_before_the_name_of_a_stage_s_bench_are_not_ignored() -> None:
+    done = CliRunner().invoke(bench, ["--json", "x.json", "growth"])
+    assert done.exit_code == 2 and "behind its name" in done.output

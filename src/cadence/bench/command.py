@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import httpx
+from click.core import ParameterSource
 
 from cadence.bench.client import RequestResult, ServerInfo, Target, probe, send
 from cadence.bench.data import load_prompts
@@ -167,6 +168,9 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     between the stages (async_chunk) with whole-utterance rendering (sequential).
     """
     if ctx.invoked_subcommand is not None:
+        given = [n for n in options if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(f"Options of {ctx.invoked_subcommand} go behind its name.")
         return
     try:
         failed = asyncio.run(_main(options))

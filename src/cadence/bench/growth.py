@@ -22,9 +22,9 @@ def measure_growth(
     """Cost of chunks and memory of one long stream, then of several.
 
     `chunk_4_s` and `chunk_K_s` are medians of the chunks around them. `session_bytes` is what a stream of
-    K chunks holds, `window_bytes` what the reference's window of it needs (keys and values of the newest
-    P frames, P being those of the prompt, at every layer and step); `voice_bytes` is held once whatever
-    the number of streams: `voice_bytes_with_streams` counts it again with `streams` of them open.
+    K chunks holds, its encoder's history included, `window_bytes` the keys and values of its newest P frames
+    alone (P being those of the prompt, but at least 100), at every layer and step; `voice_bytes` is held
+    once whatever the number of streams: `voice_bytes_with_streams` counts it again with `streams` open.
     """
     stage = Stage(checkpoint, config)
     _, voice = stage.prepare(wav.read_bytes())

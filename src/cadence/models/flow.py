@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
 from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
 from cadence.models.flow_config import FlowConfig, read_flow_config
-from cadence.models.int8 import quantise
+from cadence.models.int8 import Int8Product, require_int8
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 from cadence.models.weights import load_pt, load_strict
@@ -137,5 +137,6 @@ def load_flow(
     file = root / "flow.pt"
     load_strict(flow, load_pt(file), file=file, dtype=dtype, device=device)
     if int8:
-        quantise(flow.estimator)
+        require_int8(torch.device(device), dtype, "token2wav.flow_weights")
+        flow.estimator.replace_products(Int8Product)
     return flow.prepare_inference()

@@ -50,7 +50,8 @@ class FlowSampler:
         max_history_codes: int = MAX_HISTORY_CODES,
         memory: FlowMemory | None = None,
     ) -> None:
-        """`max_history_codes` bounds the encoder's memory of a stream (57 KB per code at full size)."""
+        """`max_history_codes` bounds the encoder's memory of a stream (57 KB per code at full size), `memory`
+        changes the DiT's; whole utterances need neither."""
         self._memory = memory
         self.flow, self.num_steps, self._max_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()

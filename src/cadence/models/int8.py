@@ -1,7 +1,7 @@
-"""Weights of the flow's DiT in eight bits, for CPUs with integer dot products: an option, not exact.
+"""Weights in eight bits, of the flow's DiT or the language model's layers: an option for CPUs, not exact.
 
 A weight is scaled per output and rounded to -127..127, an input per row to as many levels around a middle.
-Rows are scaled one by one so that no stream changes another's sound. A product then reads a quarter of the
+Rows are scaled one by one so that no stream changes another's. A product then reads a quarter of the
 memory and is about twice as fast as float32. The kernels belong to torch's older quantisation, which it means
 to remove some day; where they are gone, the option is refused.
 """
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from cadence.errors import ConfigError
-from cadence.models.dit import DiT
 
-__all__ = ["Int8Product", "int8_works", "quantise"]
+__all__ = ["Int8Product", "int8_works", "require_int8"]
 
 _LEVELS = 127
 _SMALLEST = 1e-12
@@ -68,19 +67,16 @@ def _sums_are_exact() -> bool:
     return bool((found - 64).abs().max() < 0.1)
 
 
-def quantise(dit: DiT) -> None:
-    """Replace the weights of all blocks; the float32 ones are let go.
+def require_int8(device: torch.device, dtype: torch.dtype, param: str) -> None:
+    """Say by name why weights on a device, of a dtype, cannot be rounded as `param` asks for.
 
     Raises:
-        ConfigError: this build of torch or this machine has no such product.
+        ConfigError: not float32 on a CPU, or a torch without these kernels.
     """
-    weight = dit.in_proj.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not int8_works():
+    if device.type != "cpu" or dtype != torch.float32 or not int8_works():
         raise ConfigError(
-            "int8 weights need a CPU in float32 and a torch with the x86 quantised kernels.",
-            param="token2wav.weights",
+            "int8 weights need a CPU in float32 and a torch with the x86 quantised kernels.", param=param
         )
-    dit.replace_products(Int8Product)
 
 
 @lru_cache(maxsize=1)
