@@ -7,7 +7,7 @@ import random
 import pytest
 
 from cadence.errors import ConfigError
-from cadence.token2wav.scheduler import Candidate, ChunkCutter, check_schedule, choose
+from cadence.token2wav.scheduler import DRY_S, Candidate, ChunkCutter, check_schedule, choose
 from cadence.types import ChunkSchedule
 
 
@@ -57,13 +57,22 @@ def test_every_code_is_rendered_once_however_they_come(num_codes: int) -> None:
 
 def test_new_streams_first_within_their_quota_then_the_driest() -> None:
     new = [Candidate(f"n{i}", True, 0.0) for i in range(5)]
-    running = [Candidate("full", False, 3.0), Candidate("dry", False, -0.2), Candidate("low", False, 0.1)]
+    running = [Candidate("calm", False, 0.9), Candidate("dry", False, -0.2), Candidate("low", False, 0.1)]
     assert choose(new + running, max_batch=4) == ["n0", "n1", "dry", "low"]
     assert choose(new + running, max_batch=1) == ["n0"]
     assert choose(new, max_batch=4) == ["n0", "n1", "n2", "n3"]
-    assert choose(new[:1] + running, max_batch=8) == ["n0", "dry", "low", "full"]
+    assert choose(new[:1] + running, max_batch=8) == ["n0", "dry", "low", "calm"]
     assert choose(running, max_batch=2) == ["dry", "low"]
     assert choose([], max_batch=2) == []
+
+
+def test_listeners_with_enough_to_play_wait_while_others_do_not_have_it() -> None:
+    new, low = Candidate("new", True, 0.0), Candidate("low", False, DRY_S - 0.01)
+    full, fuller = Candidate("full", False, DRY_S), Candidate("fuller", False, 3.0)
+    assert choose([full, low, new], max_batch=8) == ["new", "low"]
+    assert choose([full, new], max_batch=8) == ["new"]
+    assert choose([full, low], max_batch=8) == ["low"]
+    assert choose([fuller, full], max_batch=8) == ["full", "fuller"]  # nobody is in need: throughput
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from cadence.errors import ConfigError
 from cadence.types import ChunkSchedule
 
-__all__ = ["Candidate", "Chunk", "ChunkCutter", "check_schedule", "choose"]
+__all__ = ["DRY_S", "Candidate", "Chunk", "ChunkCutter", "check_schedule", "choose"]
+
+DRY_S = 1.0
+"""A listener with less sound than this left to play is served before those who have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,12 @@ def choose(candidates: Sequence[Candidate], *, max_batch: int) -> list[str]:
     """The streams of the next batch.
 
     New streams come first, in the order given, but take at most half of the batch (at least one place)
-    as long as others are ready; then whoever's listener runs dry first.
+    as long as others are ready; then whoever's listener runs dry first. While there are such streams,
+    listeners with `DRY_S` or more to play wait: on a CPU each further row makes the batch later for all.
     """
-    new = [c for c in candidates if c.is_new]
-    running = sorted((c for c in candidates if not c.is_new), key=lambda c: c.slack_s)
+    pressing = [c for c in candidates if c.is_new or c.slack_s < DRY_S] or candidates
+    new = [c for c in pressing if c.is_new]
+    running = sorted((c for c in pressing if not c.is_new), key=lambda c: c.slack_s)
     quota = max(1, max_batch // 2, max_batch - len(running))
     ordered = new[:quota] + running + new[quota:]
     return [c.request_id for c in ordered[:max_batch]]
