@@ -44,7 +44,10 @@ def token2wav(report: Report) -> str:
     parts = ", ".join(f"{part} {_ms(report[f'steady_{part}_s'])}" for part in ("encoder", "dit", "hift"))
     rows = [
         [f"voice set-up, once per voice ({report['prompt_s']} s of recording)", _ms(report["voice_setup_s"])],
-        ["first chunk of a prepared voice (5 + 3 codes)", _ms(report["warm_first_chunk_s"])],
+        [
+            f"first chunk of a prepared voice ({report['first_chunk_codes']} + 3 codes)",
+            _ms(report["warm_first_chunk_s"]),
+        ],
         ["first sample out of the vocoder", _ms(report["first_sound_s"])],
         ["steady chunk, 1 s of sound", f"{_ms(report['steady_chunk_s'])} ({parts})"],
         [

@@ -359,14 +359,15 @@ class StepOutput:
 # ------------------------------------------------------------------ router -> token2wav
 @dataclass(frozen=True, slots=True)
 class ChunkSchedule:
-    """How many codes each streamed chunk renders: `first`, then growing by `growth` to `steady`.
+    """How many codes each streamed chunk renders: `first` twice, then growing by `growth` to `steady`.
 
-    Each chunk but the last also sees `lookahead` more codes, which the next one renders.
+    Each chunk but the last also sees `lookahead` more codes, which the next one renders. The first chunk
+    waits for 9 + 3 codes, three whole groups of the language model's.
     """
 
-    first: int = 5
+    first: int = 9
     steady: int = 25
-    growth: float = 2.0
+    growth: float = 1.8
     lookahead: int = 3
 
 

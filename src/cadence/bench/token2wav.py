@@ -39,6 +39,7 @@ def measure_token2wav(
     found: dict[str, Any] = {
         "prompt_s": round(len(prompt.codes) / CODES_PER_SECOND, 2),
         "voice_setup_s": median_s(lambda: stage.prepare(data), rounds),
+        "first_chunk_codes": first,
         "warm_first_chunk_s": median_s(lambda: stage.chunk([stage.open(voice)], 0, first), rounds),
         "warm_first_chunk_25_s": median_s(lambda: stage.chunk([stage.open(voice)], 0, STEADY), rounds),
         "first_sound_s": median_s(lambda: _first_sound(stage, voice, config.schedule), rounds),

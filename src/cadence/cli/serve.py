@@ -68,7 +68,7 @@ NO_EFFECT = {
 @click.option(
     "--first-chunk",
     type=click.IntRange(1, 25),
-    help="Speech codes of 40 ms in an answer's first chunk; 160 ms of it are held back.  [default: 5]",
+    help="Speech codes of 40 ms in an answer's first chunk; 160 ms of it are held back.  [default: 9]",
 )
 @click.option(
     "--flow-steps", type=click.IntRange(1, 100), help="Solver steps of the vocoder stage; fewer are faster."

@@ -33,6 +33,7 @@ class ChunkCutter:
     def __init__(self, schedule: ChunkSchedule) -> None:
         self._schedule = schedule
         self._size = schedule.first
+        self._is_first = True  # the chunk to come
 
     def next(self, num_pending: int, *, ended: bool) -> Chunk | None:
         """The chunk that can be rendered from `num_pending` codes, or None.
@@ -47,9 +48,15 @@ class ChunkCutter:
         return None
 
     def advance(self) -> None:
-        """A chunk was rendered: the next may be larger."""
+        """A chunk was rendered: the next may be larger, but for the second.
+
+        The vocoder holds part of the first chunk back, so its listener has less to play than it renders: a
+        larger second chunk would come too late.
+        """
         schedule = self._schedule
-        self._size = min(schedule.steady, max(self._size, round(self._size * schedule.growth)))
+        if not self._is_first:
+            self._size = min(schedule.steady, max(self._size, round(self._size * schedule.growth)))
+        self._is_first = False
 
 
 def check_schedule(schedule: ChunkSchedule, *, lookahead: int) -> None:
