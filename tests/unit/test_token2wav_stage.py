@@ -121,12 +121,12 @@ async def test_a_long_whole_utterance_is_vocoded_in_pieces(
 
 
 async def test_the_first_sound_comes_before_the_last_code(stage: LocalToken2Wav) -> None:
-    more = asyncio.Event()
+    more, enough = asyncio.Event(), ChunkSchedule().first + ChunkSchedule().lookahead
 
     async def codes() -> AsyncIterator[Sequence[int]]:
-        yield CODES[:8]
+        yield CODES[:enough]
         await more.wait()
-        yield CODES[8:20]
+        yield CODES[enough:20]
 
     stream = stage.generate(SpeechRequest(request_id="a"), codes())
     first = await anext(stream)
