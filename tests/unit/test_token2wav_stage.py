@@ -328,7 +328,9 @@ async def test_prepared_voices_are_bounded_in_bytes(tiny_checkpoint: Path) -> No
     try:
         for voice in ("default_male", "default_female", "default_male"):
             await speak(stage, "a", CODES[:9], voice=voice)
-            assert len(stage._worker._voices._states) == 1
+            assert len(stage._worker._voices._states) == (
+                1 if voice == "default_female" else 2
+            )  # the default stays
     finally:
         await stage.aclose()
 

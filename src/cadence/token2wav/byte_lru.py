@@ -1,4 +1,4 @@
-"""A mapping bounded in bytes; the least recently used go first."""
+"""A mapping bounded in bytes; the least recently used go first, and what is to be kept never goes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class ByteLru(Generic[T]):
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._values: OrderedDict[str, T] = OrderedDict()
+        self._kept: set[str] = set()
         self.num_bytes = 0
 
     def __len__(self) -> int:
@@ -34,13 +35,21 @@ class ByteLru(Generic[T]):
             self._values.move_to_end(key)
         return value
 
-    def put(self, key: str, value: T) -> None:
-        """Add or replace a value, and let go of others until the rest fits."""
+    def put(self, key: str, value: T, *, keep: bool = False) -> None:
+        """Add or replace a value, and let go of others until the rest fits.
+
+        `keep`: this key's value is never among those; its bytes count all the same.
+        """
         self.drop(key)
         self._values[key] = value
         self.num_bytes += value.num_bytes
-        while len(self._values) > 1 and self.num_bytes > self._max_bytes:
-            self.drop(next(iter(self._values)))
+        if keep:
+            self._kept.add(key)
+        for other in list(self._values)[:-1]:
+            if self.num_bytes <= self._max_bytes:
+                break
+            if other not in self._kept:
+                self.drop(other)
 
     def drop(self, key: str) -> None:
         """Let go of a value; unknown keys are ignored."""

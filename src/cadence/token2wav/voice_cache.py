@@ -13,7 +13,7 @@ from torch import Tensor
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.flow_stream import VoiceState
 from cadence.token2wav.byte_lru import ByteLru
-from cadence.token2wav.voices import VoicePrompt, VoiceStore
+from cadence.token2wav.voices import DEFAULT_VOICE, VoicePrompt, VoiceStore
 from cadence.types import SpeechRequest, VoiceSample
 
 __all__ = ["VoiceCache", "prompt_tensors"]
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class VoiceCache:
-    """Least recently used voices go first; the newest always stays, whatever its size.
+    """Least recently used voices go first; the default and the newest always stay, whatever their size.
 
     A voice is known by the digest of its recording, never by its name: the same recording under another
     name is prepared already, and another recording under the same name is another voice.
@@ -95,7 +95,7 @@ class VoiceCache:
         with self._lock:
             if sample is None:
                 self._keys[name] = prompt.key
-            self._states.put(prompt.key, state)
+            self._states.put(prompt.key, state, keep=sample is None and name == DEFAULT_VOICE)
         return state
 
     def _prompt(self, name: str, sample: VoiceSample | None) -> VoicePrompt:
