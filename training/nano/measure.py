@@ -1,6 +1,7 @@
 """Every figure of the model card, from a checkpoint through the serving engine, in one command.
 
     python -m training.nano.measure src/cadence/nano --count 30
+    python -m training.nano.measure src/cadence/nano --tasks speech -- --flow-weights int8   # as served so
 
 Speech of held-out sentences by both voices (streamed and whole), transcription of the teachers (clean and in
 noise) and of strangers, repetition of heard speech, the two voices apart; beside the teachers' own figures.
@@ -24,7 +25,7 @@ import numpy as np
 
 from cadence.audio.decode import decode_audio
 from cadence.audio.features import fbank
-from cadence.config import EngineConfig, ServeConfig, ThinkerConfig, Token2WavConfig
+from cadence.cli.serve import build_config, serve
 from cadence.engine import Engine, start_engine
 from cadence.models.onnx import SpeakerEncoder
 from cadence.prompt import READ_ALOUD_PROMPT
@@ -116,7 +117,7 @@ class Measurement:
     """The figures so far, by name. Word error rates are shares of the wanted words."""
 
     def __init__(self, engine: Engine, model: Path, count: int, domains: Sequence[str]) -> None:
-        self.engine, self.count = engine, count
+        self.engine, self.count, self.domains = engine, count, domains
         self.recogniser = Recogniser()
         self.speakers = SpeakerEncoder(model / "token2wav" / "campplus.onnx")
         self.figures: dict[str, float] = {}
@@ -186,17 +187,19 @@ class Measurement:
         self._rate(f"repeat_{voice}_{domain}", [r.text for r in readings], heard)
 
     async def voices(self) -> None:
-        """How often the speaker embedding finds the voice that was asked for."""
-        readings = {voice: self.readings[voice, "everyday"] for voice in VOICES}
-        taught = {voice: self._embedding([r.samples for r in found]) for voice, found in readings.items()}
-        right = total = 0
-        for voice, found in readings.items():
-            for answer in await self._read(found, voice, streamed=True):
+        """How often the speaker embedding finds the voice that was asked for, and how near it is."""
+        readings = {voice: self.readings[voice, self.domains[-1]] for voice in VOICES}
+        taught = {voice: self._embedding([r.samples for r in read]) for voice, read in readings.items()}
+        right, own = 0, list[float]()
+        for voice, spoken in readings.items():
+            for answer in await self._read(spoken, voice, streamed=True):
                 likeness = {v: float(self._embedding([answer.samples]) @ taught[v]) for v in VOICES}
                 right += max(likeness, key=lambda v: likeness[v]) == voice
-                total += 1
-        self.figures["voices_told_apart"] = round(right / total, 4)
-        print(f"{'voices_told_apart':40} {self.figures['voices_told_apart']:.3f}", flush=True)
+                own.append(likeness[voice])
+        found = {"voices_told_apart": right / len(own), "voice_similarity": float(np.mean(own))}
+        for name, value in found.items():
+            self.figures[name] = round(value, 4)
+            print(f"{name:40} {value:.3f}", flush=True)
 
     def _embedding(self, sounds: Sequence[Wave]) -> Wave:
         """Mean direction of several utterances at 24 kHz."""
@@ -217,13 +220,15 @@ class Measurement:
 
 
 async def measure(
-    model: Path, count: int, tasks: Sequence[str], domains: Sequence[str] = DOMAINS
+    model: Path,
+    count: int,
+    tasks: Sequence[str],
+    domains: Sequence[str] = DOMAINS,
+    flags: Sequence[str] = (),
 ) -> dict[str, float]:
-    """All figures of a checkpoint folder."""
-    config = ServeConfig(
-        model=str(model), engine=EngineConfig(in_process=True),
-        thinker=ThinkerConfig(threads=1), token2wav=Token2WavConfig(threads=1),
-    )  # fmt: skip
+    """All figures of a checkpoint folder; `flags` as `cadence serve` takes them."""
+    options = serve.make_context("serve", [str(model), "--in-process", "--threads", "1", *flags]).params
+    config = build_config(options, say=print)
     begun = time.perf_counter()
     engine = await start_engine(config)
     load_s = time.perf_counter() - begun
@@ -259,8 +264,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
-    figures = json.dumps(asyncio.run(measure(args.model, args.count, args.tasks.split(","))), indent=1)
+    parser.add_argument("--domains", default=",".join(DOMAINS))
+    parser.add_argument("flags", nargs="*", help="behind --: flags of `cadence serve`")
+    args = parser.parse_intermixed_args()
+    tasks, domains = args.tasks.split(","), args.domains.split(",")
+    figures = json.dumps(asyncio.run(measure(args.model, args.count, tasks, domains, args.flags)), indent=1)
     print(figures)
     if args.json:
         args.json.write_text(figures + "\n")
