@@ -16,6 +16,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -265,10 +266,13 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--domains", default=",".join(DOMAINS))
-    parser.add_argument("flags", nargs="*", help="behind --: flags of `cadence serve`")
-    args = parser.parse_intermixed_args()
+    given, flags = sys.argv[1:], list[str]()
+    if "--" in given:
+        at = given.index("--")
+        given, flags = given[:at], given[at + 1 :]
+    args = parser.parse_args(given)
     tasks, domains = args.tasks.split(","), args.domains.split(",")
-    figures = json.dumps(asyncio.run(measure(args.model, args.count, tasks, domains, args.flags)), indent=1)
+    figures = json.dumps(asyncio.run(measure(args.model, args.count, tasks, domains, flags)), indent=1)
     print(figures)
     if args.json:
         args.json.write_text(figures + "\n")
