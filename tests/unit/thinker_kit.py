@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cadence.errors import CadenceError
+from cadence.models.device_graph import GraphBackend
 from cadence.models.step_audio import StepAudio, load_step_audio
 from cadence.text import Tokenizer
 from cadence.thinker.core import CoreLimits, ThinkerCore
@@ -29,13 +30,14 @@ class Kit:
         self.model.prepare()
         self.alone: dict[str, Answer] = {}
 
-    def core(self, **limits: Any) -> ThinkerCore:
-        """An engine with room for everything, unless `limits` say otherwise."""
+    def core(self, graphs: GraphBackend | None = None, **limits: Any) -> ThinkerCore:
+        """An engine with room for everything, unless `limits` say otherwise; eager without `graphs`."""
         settings = {"max_model_len": 2048, "kv_cache_tokens": 4096, **limits}
         return ThinkerCore(
             self.model,
             self.special,
             CoreLimits(num_ids=self.tokenizer.num_ids, eos_ids=self.special.stop_ids, **settings),
+            graphs=graphs,
         )
 
     def request(

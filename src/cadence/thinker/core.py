@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cadence.errors import CadenceError, InvalidRequest, PromptTooLong, StageFailed
+from cadence.models.device_graph import GraphBackend
 from cadence.models.step_audio import StepAudio
 from cadence.thinker.blocks import BlockPool
 from cadence.thinker.pacing import PrefillBudget
@@ -57,7 +58,9 @@ class ThinkerCore:
         limits: CoreLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
+        graphs: GraphBackend | None = None,
     ) -> None:
+        """`graphs` captures decode steps (None: all run eagerly)."""
         self.limits = limits
         self._clock = clock
         self._special = special
@@ -75,6 +78,7 @@ class ThinkerCore:
             num_blocks=pool.num_blocks,
             block_size=pool.block_size,
             max_num_seqs=limits.max_num_seqs,
+            graphs=graphs,
         )
         self._prefill = PrefillBudget(limits.prefill_stall_s)
         self._sequences: dict[str, Sequence] = {}

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cadence.models.qwen2 import Qwen2Config, causal_attention
+from cadence.models.transfers import to_device
 
-__all__ = ["KVMemory", "Span", "StepAttention", "kv_token_bytes"]
+__all__ = ["KVMemory", "Span", "StepAttention", "TableAttention", "kv_token_bytes"]
 
 # Spans up to this many new tokens are grouped, longer ones (chunks of prompts) are attended alone.
 MAX_GROUPED_TOKENS = 2
@@ -68,6 +69,7 @@ class _Group:
 class KVMemory:
     """Storage [layers, blocks, block_size, kv_heads, head_dim] for keys, the same for values.
 
+    There is one block more than `num_blocks`, `spare_block`, which no row holds: rows that pad write there.
     Starts zeroed: masked-out places are multiplied by a weight of zero, so they must be finite. On a CPU
     the system hands out zeroed pages on first touch; unused blocks cost nothing.
     """
@@ -82,7 +84,8 @@ class KVMemory:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (config.num_hidden_layers, num_blocks, block_size)
+        shape = (config.num_hidden_layers, num_blocks + 1, block_size)
+        self.spare_block = num_blocks
         heads = (config.num_key_value_heads, config.head_dim)
         self.keys = torch.zeros(*shape, *heads, device=device, dtype=dtype)
         self.values = torch.zeros(*shape, *heads, device=device, dtype=dtype)
@@ -110,6 +113,13 @@ class KVMemory:
         self.keys.index_fill_(1, index, 0)
         self.values.index_fill_(1, index, 0)
 
+    def store(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values [N, kv_heads, d] to `slots` [N]; the whole layer's storage of both."""
+        keys, values = self.keys[layer], self.values[layer]
+        keys.flatten(0, 1).index_copy_(0, slots, k)
+        values.flatten(0, 1).index_copy_(0, slots, v)
+        return keys, values
+
     def slots(self, spans: Sequence[Span]) -> Tensor:
         """Flat storage index [N] of each new token of `spans`, in order; on the host."""
         rows = np.repeat([span.row for span in spans], [span.count for span in spans])
@@ -120,6 +130,16 @@ class KVMemory:
     def tables(self, rows: Sequence[int], num_blocks: int) -> Tensor:
         """The first `num_blocks` blocks of each row, flat [B * num_blocks]; unused entries are some block."""
         return torch.from_numpy(self._tables[list(rows), :num_blocks].ravel())
+
+    def padded_tables(self, spans: Sequence[Span], num_blocks: int) -> NDArray[np.int64]:
+        """For each new token of `spans` the blocks up to its position, then its sequence's first block again,
+        [N, num_blocks]; on the host. What is not finite in a padded row can only be that row's own."""
+        rows = np.repeat([span.row for span in spans], [span.count for span in spans])
+        tables = np.repeat(self._tables[rows, :1], num_blocks, axis=1)
+        width = min(num_blocks, self._tables.shape[1])
+        held = np.arange(width) <= (_positions(spans) // self.block_size)[:, None]
+        np.copyto(tables[:, :width], self._tables[rows, :width], where=held)
+        return tables
 
 
 def span_positions(spans: Sequence[Span]) -> Tensor:
@@ -155,7 +175,7 @@ class StepAttention:
     def __init__(self, memory: KVMemory, groups: Sequence[Sequence[Span]]) -> None:
         spans = [span for group in groups for span in group]
         self._memory = memory
-        self._slots = memory.slots(spans).to(memory.device)
+        self._slots = to_device(memory.slots(spans), memory.device)
         self._groups = []
         first = 0
         for group in groups:
@@ -171,7 +191,7 @@ class StepAttention:
         num_blocks = -(-longest // memory.block_size)
         table = memory.tables([span.row for span in spans], num_blocks)
         start = _run_start(table) if len(spans) == 1 else None
-        blocks = table.to(memory.device)
+        blocks = to_device(table, memory.device)
         if len(spans) == 1 and count == 1:
             return _Group(first, last, 1, longest, blocks, None, start)
         length = num_blocks * memory.block_size
@@ -179,13 +199,11 @@ class StepAttention:
         limits = starts[:, None] + np.arange(count)  # [B, count]: the last position each token sees
         hidden = torch.from_numpy(np.arange(length) > limits[:, :, None])
         mask = torch.zeros(hidden.shape, dtype=memory.dtype).masked_fill_(hidden, float("-inf"))
-        return _Group(first, last, len(spans), length, blocks, mask[:, None].to(memory.device), start)
+        return _Group(first, last, len(spans), length, blocks, to_device(mask[:, None], memory.device), start)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values [N, kv_heads, d], then attend; q [N, heads, d] -> [N, heads, d]."""
-        keys, values = self._memory.keys[layer], self._memory.values[layer]
-        keys.flatten(0, 1).index_copy_(0, self._slots, k)
-        values.flatten(0, 1).index_copy_(0, self._slots, v)
+        keys, values = self._memory.store(layer, self._slots, k, v)
         parts = []
         for group in self._groups:
             here = slice(group.first, group.last)
@@ -194,6 +212,23 @@ class StepAttention:
                 continue
             parts.append(_attend_group(q[here], group.seen(keys), group.seen(values), group))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class TableAttention:
+    """`AttentionMemory` of B single tokens whose whole plan lies on the device, in one group.
+
+    `slots` [B] take their keys and values; `blocks` [B * num_blocks] are read, `mask` [B, 1, 1, length] is
+    added to the scores.
+    """
+
+    def __init__(self, memory: KVMemory, slots: Tensor, blocks: Tensor, mask: Tensor) -> None:
+        self._memory, self._slots = memory, slots
+        self._group = _Group(0, len(slots), len(slots), mask.shape[-1], blocks, mask)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `StepAttention.attend`; every token's key is stored before any is read."""
+        keys, values = self._memory.store(layer, self._slots, k, v)
+        return _attend_group(q, self._group.seen(keys), self._group.seen(values), self._group)
 
 
 def _run_start(blocks: Tensor) -> int | None:

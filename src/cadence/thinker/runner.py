@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from cadence.errors import CadenceError, StageFailed
+from cadence.models.device_graph import GraphBackend
 from cadence.models.step_audio import StepAudio
+from cadence.models.transfers import to_device
+from cadence.thinker.decode_graph import DecodeGraphs
 from cadence.thinker.kv_cache import KVMemory, Span, StepAttention, order_spans, span_positions
 from cadence.thinker.sampler import Sampled, SampleRow, TokenHistory, needs_history, sample
 from cadence.thinker.scheduler import Chunk
@@ -41,7 +44,8 @@ class _View:
 class ThinkerRunner:
     """Owns every tensor of the stage: weights, KV memory, token histories, pending audio embeddings.
 
-    `num_ids` ids stand for something; later rows of the head are never looked at.
+    `num_ids` ids stand for something; later rows of the head are never looked at. With `graphs`, steps
+    that only decode are captured and replayed; without, every step runs eagerly.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class ThinkerRunner:
         num_blocks: int,
         block_size: int,
         max_num_seqs: int,
+        graphs: GraphBackend | None = None,
     ) -> None:
         self.model = model
         self.memory = KVMemory(
@@ -63,6 +68,7 @@ class ThinkerRunner:
             device=model.device,
             dtype=model.dtype,
         )
+        self.decode_graphs = None if graphs is None else DecodeGraphs(graphs, model, self.memory)
         self._special = special
         self._num_ids = num_ids
         self._max_num_seqs = max_num_seqs
@@ -98,16 +104,29 @@ class ThinkerRunner:
         for chunk in chunks:
             row = self._claim_row(chunk.sequence)
             spans.append(Span(row, chunk.start, chunk.count))
-        groups = order_spans(spans)
-        order = [index for group in groups for index in group]
-        packed = [chunks[index] for index in order]
-        attention = StepAttention(self.memory, [[spans[index] for index in group] for group in groups])
-        positions = span_positions([spans[index] for index in order]).to(self.model.device)
-        hidden = self.model.decode(self._embed(packed), positions, attention)
+        hidden, packed = self._replay(chunks, spans), chunks
+        if hidden is None:
+            hidden, packed = self._decode(chunks, spans)
         ends = np.cumsum([chunk.count for chunk in packed]) - 1
         complete = [(chunk, int(end)) for chunk, end in zip(packed, ends, strict=True) if chunk.is_last]
         results = [ChunkResult(chunk) for chunk in packed if not chunk.is_last]
         return results + self._sample(complete, hidden)
+
+    def _replay(self, chunks: list[Chunk], spans: list[Span]) -> Tensor | None:
+        """Hidden states of the chunks' tokens, in order, from a captured step; None: no such step fits."""
+        # Embeddings of sound take the place of ids: only an eager step can put them there.
+        if self.decode_graphs is None or any(self._audio.get(chunk.sequence.arrival) for chunk in chunks):
+            return None
+        return self.decode_graphs.run(_ids(chunks), spans)
+
+    def _decode(self, chunks: list[Chunk], spans: list[Span]) -> tuple[Tensor, list[Chunk]]:
+        """Hidden states of the chunks' tokens, and the chunks in their order."""
+        groups = order_spans(spans)
+        order = [index for group in groups for index in group]
+        packed = [chunks[index] for index in order]
+        attention = StepAttention(self.memory, [[spans[index] for index in group] for group in groups])
+        positions = to_device(span_positions([spans[index] for index in order]), self.model.device)
+        return self.model.decode(self._embed(packed), positions, attention), packed
 
     def _claim_row(self, sequence: Sequence) -> int:
         """Make the per-row state this sequence's own, and tell the KV memory of new blocks."""
@@ -125,8 +144,7 @@ class ThinkerRunner:
 
     def _embed(self, chunks: list[Chunk]) -> Tensor:
         """Embeddings [N, hidden] of all chunks, sound in the place of its patches."""
-        ids = [i for chunk in chunks for i in chunk.sequence.ids[chunk.start : chunk.start + chunk.count]]
-        embeds = self.model.embed_ids(torch.tensor(ids, device=self.model.device))
+        embeds = self.model.embed_ids(to_device(torch.tensor(_ids(chunks)), self.model.device))
         offset = 0
         for chunk in chunks:
             pieces = self._audio.get(chunk.sequence.arrival, {})
@@ -185,6 +203,11 @@ class ThinkerRunner:
         if choice not in self._views:
             self._views[choice] = _class_view(choice, self._special, self.model.device)
         return self._views[choice]
+
+
+def _ids(chunks: list[Chunk]) -> list[int]:
+    """The ids of all chunks' tokens, in order."""
+    return [i for chunk in chunks for i in chunk.sequence.ids[chunk.start : chunk.start + chunk.count]]
 
 
 def _class_view(choice: Choice | None, special: SpecialIds, device: torch.device) -> _View:
