@@ -20,8 +20,8 @@ class ThinkerConfig:
     it, for prompts that begin alike. While some listener runs dry, no other answer's speech is written more
     than `speech_ahead_s` ahead of its own. A step in which answers are written takes no more of a new prompt
     than fits `prefill_stall_s`. `weights` "int8" is faster on a CPU and not exact. `threads` None = a share
-    of the cores (`runtime.threads`). `default_sampling` holds SamplingParams fields laid over the
-    checkpoint's own defaults.
+    of the cores (`runtime.threads`). `enforce_eager`: no CUDA graphs. `default_sampling` holds SamplingParams
+    fields laid over the checkpoint's own defaults.
     """
 
     device: str = "auto"
@@ -32,6 +32,7 @@ class ThinkerConfig:
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None
     enable_prefix_caching: bool = True
+    enforce_eager: bool = False
     weights: str = "plain"
     speech_ahead_s: float = 5.0
     prefill_stall_s: float = 0.25
@@ -44,13 +45,15 @@ class Token2WavConfig:
     ones; fewer trade quality for speed. `flow_weights` "int8" does so too, "plain" is exact. `flow_cache`
     "float16" and `flow_window_s` (seconds of its own speech that a stream looks back on, at most the prompt's
     length) make streams smaller, not exact either. `noise_seed` fixes the flow's start noise;
-    `voice_cache_bytes` bounds prepared voices, `max_num_seqs` sessions at once."""
+    `voice_cache_bytes` bounds prepared voices, `max_num_seqs` sessions at once. `enforce_eager`: no CUDA
+    graphs."""
 
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
     max_num_seqs: int = 16
     max_batch_size: int = 8
+    enforce_eager: bool = False
     schedule: ChunkSchedule = field(default_factory=ChunkSchedule)
     num_steps: int | None = None
     flow_weights: str = "plain"

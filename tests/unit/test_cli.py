@@ -81,13 +81,19 @@ def test_the_documented_command_works_as_it_is() -> None:
     )  # fmt: skip
     assert (got["model"], got["port"]) == ("stepfun-ai/Step-Audio2-mini", 8092)
     assert got["deploy_config"] == Path("stages.yaml")
-    assert [line.split()[0] for line in notices(got)] == ["--omni", "--trust-remote-code", "--enforce-eager"]
+    assert [line.split()[0] for line in notices(got)] == ["--omni", "--trust-remote-code"]
 
 
 def test_flags_without_meaning_here_are_named_not_swallowed() -> None:
     lines = notices(parse("m", "--gpu-memory-utilization", "0.8", "-tp", "2"))
     assert len(lines) == 2 and all("does not apply" in line for line in lines)
     assert notices(parse("m")) == []
+
+
+def test_enforce_eager_reaches_both_stages() -> None:
+    for args, eager in (((), False), (("--enforce-eager",), True)):
+        got = config("m", *args)
+        assert (got.thinker.enforce_eager, got.token2wav.enforce_eager) == (eager, eager)
 
 
 def test_speed_flags_reach_their_stages() -> None:

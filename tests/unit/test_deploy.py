@@ -87,8 +87,9 @@ def test_the_new_schema(tmp_path: Path) -> None:
         3,
     )
     assert (config.thinker.device, config.token2wav.device) == ("auto", "auto")
+    assert (config.thinker.enforce_eager, config.token2wav.enforce_eager) == (True, False)
     assert lines == [
-        "deploy.yaml: keys that do not apply to Cadence: enforce_eager, trust_remote_code.",
+        "deploy.yaml: keys that do not apply to Cadence: trust_remote_code.",
         "The file names GPU devices; no CUDA device is here, so they are not used.",
     ]
 

@@ -6,13 +6,16 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from graph_kit import FakeGraphs
 from thinker_kit import Kit, run_all
 
 from cadence.config import ThinkerConfig
 from cadence.errors import CheckpointError, ConfigError, InvalidRequest, PromptTooLong, StageFailed
+from cadence.thinker import local
 from cadence.thinker.local import LocalThinker
 from cadence.types import StepOutput, ThinkerRequest
 
@@ -52,6 +55,23 @@ async def test_load_reports_progress_and_serves(tiny_checkpoint: Path, kit: Kit)
         assert (await stage.stats())["kv_tokens_total"] == 1024
     finally:
         await stage.aclose()
+
+
+@pytest.mark.parametrize("enforce_eager", [False, True])
+async def test_steps_are_captured_unless_told_otherwise(
+    tiny_checkpoint: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch, enforce_eager: bool
+) -> None:
+    backend = FakeGraphs()
+    monkeypatch.setattr(
+        local, "graph_backend", lambda device, *, enforce_eager: None if enforce_eager else backend
+    )
+    stage = LocalThinker.load(tiny_checkpoint, replace(CONFIG, enforce_eager=enforce_eager))
+    try:
+        request = kit.request("x", temperature=0)
+        assert await read(stage, request) == run_all(kit.core(), [request])["x"]
+    finally:
+        await stage.aclose()
+    assert (backend.num_captures > 0) is not enforce_eager
 
 
 async def test_many_readers_get_what_they_get_alone(thinker: LocalThinker, kit: Kit) -> None:

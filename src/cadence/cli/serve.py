@@ -31,7 +31,6 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 NO_EFFECT = {
     "omni": "--omni is not needed: text and speech are always served.",
     "trust_remote_code": "--trust-remote-code is not needed: no remote code is run.",
-    "enforce_eager": "--enforce-eager is not needed: the stages run eagerly.",
     "gpu_memory_utilization": "--gpu-memory-utilization does not apply: --max-num-seqs bounds memory.",
     "tensor_parallel_size": "--tensor-parallel-size does not apply: each stage runs on one device.",
 }
@@ -94,6 +93,7 @@ NO_EFFECT = {
     default=None,
     help="Compute the beginning that two prompts share only once.  [default: on]",
 )
+@click.option("--enforce-eager", is_flag=True, help="On a GPU: launch every step, without CUDA graphs.")
 @click.option("--in-process", is_flag=True, help="Run both stages in this process, without workers.")
 @click.option("--allowed-origins", multiple=True, help="Browser origins that may call; several allowed.")
 @click.option("--allowed-local-media-path", help="Folder that file:// audio may come from.")
@@ -121,7 +121,6 @@ NO_EFFECT = {
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--omni", is_flag=True, hidden=True)
 @click.option("--trust-remote-code", is_flag=True, hidden=True)
-@click.option("--enforce-eager", is_flag=True, hidden=True)
 @click.option("--gpu-memory-utilization", type=float, hidden=True)
 @click.option("--tensor-parallel-size", "-tp", type=int, hidden=True)
 def serve(**options: Any) -> None:
@@ -162,6 +161,8 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     else:
         base = load_deploy_config(options["deploy_config"], say=say)
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
+    if options["enforce_eager"]:
+        stage["enforce_eager"] = True
     token2wav = stage | _given(options, "default_voice", "default_prompt_wav", "flow_weights", "flow_cache")
     if options["flow_steps"] is not None:
         token2wav["num_steps"] = options["flow_steps"]

@@ -28,7 +28,7 @@ _NAMES = {
         model_stage model_arch worker_cls worker_type scheduler_cls engine_output_type hf_overrides
         custom_process_next_stage_input_func tensor_parallel_size pipeline_parallel_size
         data_parallel_size data_parallel_size_local enable_expert_parallel distributed_executor_backend
-        gpu_memory_utilization cpu_offload_gb swap_space enforce_eager compilation_config cudagraph_mode
+        gpu_memory_utilization cpu_offload_gb swap_space compilation_config cudagraph_mode
         trust_remote_code enable_prefix_caching enable_chunked_prefill async_scheduling
         skip_mm_profiling limit_mm_per_prompt mm_processor_kwargs mm_processor_cache_gb
         quantization quantization_config load_format kv_cache_dtype kv_cache_memory_bytes block_size

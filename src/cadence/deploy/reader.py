@@ -51,6 +51,7 @@ class _Stage:
     max_model_len: int | None = None
     dtype: str | None = None
     async_chunk: bool | None = None
+    enforce_eager: bool | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
@@ -177,6 +178,8 @@ def _read_engine(section: Section, stage: _Stage) -> None:
     )
     stage.max_model_len = section.integer("max_model_len", minimum=1) or stage.max_model_len
     stage.dtype = _dtype(section) or stage.dtype
+    eager = section.boolean("enforce_eager")
+    stage.enforce_eager = stage.enforce_eager if eager is None else eager
     section.set_aside(ENGINE_KEYS)
 
 
@@ -238,6 +241,7 @@ def _thinker(stage: _Stage, cuda: bool, notes: Notes) -> ThinkerConfig:
         "max_num_seqs": stage.max_num_seqs,
         "max_num_batched_tokens": stage.max_num_batched_tokens,
         "max_model_len": stage.max_model_len,
+        "enforce_eager": stage.enforce_eager,
     }
     if stage.max_num_seqs == 1:
         notes.sentences.append(
@@ -255,6 +259,7 @@ def _token2wav(stage: _Stage, cuda: bool) -> Token2WavConfig:
         "dtype": stage.dtype,
         "max_num_seqs": stage.max_num_seqs,
         "max_batch_size": stage.max_num_seqs and min(stage.max_num_seqs, Token2WavConfig().max_batch_size),
+        "enforce_eager": stage.enforce_eager,
     }
     return Token2WavConfig(**{key: value for key, value in given.items() if value is not None})
 

@@ -18,6 +18,8 @@ import torch
 
 from cadence.config import ThinkerConfig
 from cadence.errors import CadenceError, CheckpointError, ConfigError, StageFailed
+from cadence.models.device_graph import graph_backend
+from cadence.models.device_stream import StageStream
 from cadence.models.step_audio import StepAudio, load_step_audio
 from cadence.models.weights import read_json, resolve_device, total_memory_bytes
 from cadence.text import Tokenizer
@@ -53,8 +55,12 @@ class LocalThinker:
     back through the reader's own event loop.
     """
 
-    def __init__(self, core: ThinkerCore, *, threads: int | None = None) -> None:
+    def __init__(
+        self, core: ThinkerCore, *, threads: int | None = None, stream: StageStream | None = None
+    ) -> None:
+        """`threads` of the engine thread's matrix products; the `stream` it works on, if not the default."""
         self.core = core
+        self._stream = stream
         self._num_threads = threads
         self._readers: dict[str, _Reader] = {}
         self._inbox: deque[Callable[[], None]] = deque()
@@ -92,7 +98,9 @@ class LocalThinker:
         model.prepare(config.weights)
         report("kv memory", 0.9)
         limits = _limits(root, config, model, tokenizer)
-        thinker = cls(ThinkerCore(model, tokenizer.special, limits), threads=config.threads)
+        graphs = graph_backend(model.device, enforce_eager=config.enforce_eager)
+        core = ThinkerCore(model, tokenizer.special, limits, graphs=graphs)
+        thinker = cls(core, threads=config.threads, stream=StageStream(model.device))
         report("ready", 1.0)
         return thinker
 
@@ -163,6 +171,8 @@ class LocalThinker:
     def _run(self) -> None:
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)  # matrix libraries keep the number per thread
+        if self._stream is not None:
+            self._stream.enter()
         while True:
             with self._wake:
                 while not (self._inbox or self._closing or self.core.has_work):

@@ -12,6 +12,7 @@ import torch
 
 from cadence.config import Token2WavConfig
 from cadence.errors import CheckpointError, ConfigError, RequestAborted, StageFailed
+from cadence.models.device_stream import StageStream
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.flow_stream import FlowMemory
@@ -54,7 +55,10 @@ class LocalToken2Wav:
         report("Loading the voices", 0.6)
         store = VoiceStore(root, config)
 
+        stream = StageStream(resolve_device(config.device))
+
         def start_thread() -> None:
+            stream.enter()
             if config.threads is not None:
                 torch.set_num_threads(config.threads)
 
