@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from graph_kit import FakeGraphs
 from thinker_kit import Answer, Kit, add, collect, idle, run_all
 
 from cadence.errors import CadenceError, StageFailed
@@ -16,6 +15,7 @@ from cadence.thinker import decode_graph
 from cadence.thinker.core import ThinkerCore
 from cadence.thinker.kv_cache import Span, StepAttention
 from cadence.types import StepOutput
+from graph_kit import FakeGraphs
 
 _KITS: dict[str, Kit] = {}
 

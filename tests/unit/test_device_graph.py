@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graph_kit import FakeGraphs
 from torch import Tensor
 
 from cadence.models.device_graph import CudaGraphs, FixedStep, GraphBackend, StepGraphs, graph_backend
+from graph_kit import FakeGraphs
 
 
 class Affine:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from graph_kit import FakeGraphs
 from thinker_kit import Kit, run_all
 
 from cadence.config import ThinkerConfig
@@ -18,6 +17,7 @@ from cadence.errors import CheckpointError, ConfigError, InvalidRequest, PromptT
 from cadence.thinker import local
 from cadence.thinker.local import LocalThinker
 from cadence.types import StepOutput, ThinkerRequest
+from graph_kit import FakeGraphs
 
 CONFIG = ThinkerConfig(kv_cache_tokens=1024, max_num_batched_tokens=64, max_num_seqs=4, threads=1)
 

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from cadence.models.conformer import UP_RATE, NoMemory
+from cadence.models.device_graph import GraphBackend
 from cadence.models.dit import DiTMemory, DiTSpan, NoDiTMemory
 from cadence.models.flow import Flow
+from cadence.models.flow_graph import FlowGraphs
 from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
 from cadence.models.noise import NoiseStrip
 from cadence.models.rows import pack, unpack
@@ -49,9 +51,12 @@ class FlowSampler:
         noise: NoiseStrip | None = None,
         max_history_codes: int = MAX_HISTORY_CODES,
         memory: FlowMemory | None = None,
+        graphs: GraphBackend | None = None,
     ) -> None:
         """`max_history_codes` bounds the encoder's memory of a stream (57 KB per code at full size), `memory`
-        changes the DiT's; whole utterances need neither."""
+        changes the DiT's; whole utterances need neither. `graphs` captures the streams' steps (None: all run
+        eagerly)."""
+        self.graphs = None if graphs is None else FlowGraphs(graphs, flow.estimator)
         self._memory = memory
         self.flow, self.num_steps, self._max_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()
@@ -220,7 +225,8 @@ class Solve:
         x = self._x
         if self._groups > 1:
             x = torch.cat([part for part in unpack(x, self._lengths) for _ in range(self._groups)])
-        velocity = sampler.flow.estimator(
+        estimator = sampler.graphs or sampler.flow.estimator
+        velocity = estimator(
             x.to(self._projected.dtype), self._projected, sampler._modulations[step], spans
         ).float()
         self._x = self._x + sampler._deltas[step] * self._guided(velocity)

@@ -20,7 +20,7 @@ from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_window import FrameWindow, WindowPlan
 from cadence.models.rows import attend
 
-__all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "VoiceState"]
+__all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "StreamMemory", "VoiceState"]
 
 _FIRST_CAPACITY = 64
 
@@ -215,10 +215,10 @@ class FlowStream:
         self._plan = plan
         return plan
 
-    def memory(self, step: int) -> _StepMemory:
+    def memory(self, step: int) -> StreamMemory:
         """The DiT's memory at one step of the solver."""
         assert self._plan is not None, "begin comes first"
-        return _StepMemory(
+        return StreamMemory(
             self._store[step],
             None if self.voice is None else self.voice.keys_values[step],
             self._conv[self._live, step],
@@ -249,7 +249,7 @@ class FlowStream:
         return self._store.nbytes + self._conv.nbytes + self.encoder.num_bytes
 
 
-class _StepMemory:
+class StreamMemory:
     """A stream's `DiTMemory` at one step: keys and values [depth, 2, G·heads, n, d]."""
 
     def __init__(
@@ -291,3 +291,46 @@ class _StepMemory:
         padded = torch.cat([self._conv[layer, conv], rows], dim=1)
         self._next_conv[layer, conv] = padded[:, -CONV_HISTORY:]
         return padded
+
+    # ------------------------------------------------------------ for steps that work on tensors of their own
+    @property
+    def has_voice(self) -> bool:
+        """Whether a prompt stands before the stream's own frames."""
+        return self._prompt is not None
+
+    @property
+    def num_past(self) -> int:
+        """Frames remembered."""
+        return self._plan.noise_offset
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which keys and values are kept."""
+        return self._own.dtype
+
+    def new_window(self, length: int) -> Tensor:
+        """Zeros [depth, 2, G·heads, length, d], in the dtype that is computed in."""
+        *sizes, _, dim = self._own.shape
+        return self._conv.new_zeros(*sizes, length, dim)
+
+    def new_conv(self) -> Tensor:
+        """Zeros [depth, 2, G, 2, C]."""
+        return torch.zeros_like(self._conv)
+
+    def copy_past(self, window: Tensor, conv: Tensor) -> int:
+        """Copy the remembered frames to the front of `window`, the convolutions' rows to `conv`; the number
+        of frames."""
+        conv.copy_(self._conv)
+        runs = [(self._own, run) for run in self._plan.past_runs]
+        if self._prompt is not None:
+            runs += [(self._prompt, run) for run in self._plan.prompt_runs]
+        at = 0
+        for store, (first, stop) in runs:
+            window[..., at : at + stop - first, :].copy_(store[..., first:stop, :])
+            at += stop - first
+        return at
+
+    def write(self, fresh: Tensor, next_conv: Tensor) -> None:
+        """Keep the step's keys and values [depth, 2, G·heads, n, d] and rows [depth, 2, G, 2, C]."""
+        self._own[:, :, :, self._slots] = fresh
+        self._next_conv.copy_(next_conv)

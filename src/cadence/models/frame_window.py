@@ -35,6 +35,11 @@ class WindowPlan:
     prompt_runs: tuple[tuple[int, int], ...]
     noise_offset: int
 
+    @property
+    def past_runs(self) -> tuple[tuple[int, int], ...]:
+        """The slots that hold earlier frames, as [start, stop) runs."""
+        return _runs(np.setdiff1d(np.arange(self.used, dtype=np.int64), self.slots, assume_unique=True))
+
 
 class FrameWindow:
     """Members of one stream's window, newest chunk first.

@@ -12,6 +12,7 @@ import torch
 
 from cadence.config import Token2WavConfig
 from cadence.errors import CheckpointError, ConfigError, RequestAborted, StageFailed
+from cadence.models.device_graph import graph_backend
 from cadence.models.device_stream import StageStream
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
@@ -159,7 +160,8 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
     check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
     noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
     steps = config.num_steps or _default_steps(root)
-    sampler = FlowSampler(flow, num_steps=steps, noise=noise, memory=_memory(config))
+    graphs = graph_backend(device, enforce_eager=config.enforce_eager)
+    sampler = FlowSampler(flow, num_steps=steps, noise=noise, memory=_memory(config), graphs=graphs)
     report("Loading the vocoder", 0.4)
     return Runner(sampler, load_hift(root / _FOLDER, device, dtype))
 
