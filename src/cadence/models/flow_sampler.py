@@ -23,6 +23,7 @@ from cadence.models.flow_graph import FlowGraphs
 from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
 from cadence.models.noise import NoiseStrip
 from cadence.models.rows import pack, unpack
+from cadence.models.transfers import to_device
 
 __all__ = ["FlowSampler", "Solve", "Utterance"]
 
@@ -109,7 +110,8 @@ class FlowSampler:
             Mel [2 m_i, 80] each, m_i = n_i if last, else n_i - lookahead.
         """
         speakers = [stream.voice.speaker for stream in streams if stream.voice is not None]
-        return self._run(streams, [part.to(self._like.device, torch.long) for part in codes], last, speakers)
+        ready = [to_device(part.to(torch.long), self._like.device) for part in codes]
+        return self._run(streams, ready, last, speakers)
 
     def _stream(self, voice: VoiceState | None) -> FlowStream:
         max_codes = self._max_codes if voice is not None else 1 << 30

@@ -19,6 +19,7 @@ from cadence.models.dit import CONV_HISTORY
 from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_window import FrameWindow, WindowPlan
 from cadence.models.rows import attend
+from cadence.models.transfers import to_device
 
 __all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "StreamMemory", "VoiceState"]
 
@@ -206,7 +207,7 @@ class FlowStream:
         plan = self.window.plan(num_frames)
         if len(plan.move_from):
             source, target = (
-                torch.from_numpy(s).to(self._store.device) for s in (plan.move_from, plan.move_to)
+                to_device(torch.from_numpy(s), self._store.device) for s in (plan.move_from, plan.move_to)
             )
             self._store.index_copy_(4, target, self._store.index_select(4, source))
             self.window.move(plan)
@@ -260,7 +261,7 @@ class StreamMemory:
         first, last = int(slots[0]), int(slots[-1])
         contiguous = last - first + 1 == len(slots)
         self._slots: slice | Tensor = (
-            slice(first, last + 1) if contiguous else torch.from_numpy(slots).to(own.device)
+            slice(first, last + 1) if contiguous else to_device(torch.from_numpy(slots), own.device)
         )
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -5,17 +5,24 @@ On any device but CUDA these are plain copies, or none where the tensor is alrea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["Upload", "to_device", "to_host"]
+__all__ = ["Upload", "index_on", "to_device", "to_host"]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A host tensor on `device`. The host goes on at once; work queued behind sees the values."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def index_on(device: torch.device, numbers: Sequence[int]) -> Tensor:
+    """Numbers as an index there; a list would be copied by a transfer that waits."""
+    return to_device(torch.tensor(numbers, dtype=torch.int64), device)
 
 
 def to_host(*tensors: Tensor) -> list[Tensor]:

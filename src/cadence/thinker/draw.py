@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cadence.models.transfers import index_on, to_host
 from cadence.types import SamplingParams
 
 __all__ = ["draw"]
@@ -40,14 +41,21 @@ def draw(
         first_id: id of column 0; an id's time depends on the id, not on its column.
     """
     width = logits.shape[1]
-    best = logits.amax(dim=-1).tolist()
     chosen: list[int | None] = [None] * len(params)
-    rest = [i for i, value in enumerate(best) if math.isfinite(value)]
-    if cut := [i for i in rest if params[i].top_p < 1 or 0 < params[i].top_k < width]:
-        part = logits if len(cut) == len(params) else logits[cut]
+    cut = [i for i, p in enumerate(params) if p.top_p < 1 or 0 < p.top_k < width]
+    queued = [logits.amax(dim=-1)]
+    if cut:
+        part = logits if len(cut) == len(params) else logits[index_on(logits.device, cut)]
         top = part.topk(min(NUM_CANDIDATES, width), dim=-1)
-        values, columns = _host(top.values), top.indices.cpu().numpy()
-        kept, settled = _nucleus(values, _host(part.logsumexp(dim=-1)), [params[i] for i in cut], width)
+        queued += [top.values, top.indices, part.logsumexp(dim=-1)]
+    best, *candidates = to_host(*queued)  # one wait for all of it
+    finite = [math.isfinite(value) for value in best.tolist()]
+    rest = [i for i, is_finite in enumerate(finite) if is_finite]
+    if whole := [place for place, i in enumerate(cut) if finite[i]]:
+        if len(whole) < len(cut):
+            cut, candidates = [cut[place] for place in whole], [found[whole] for found in candidates]
+        values, columns, totals = _host(candidates[0]), candidates[1].numpy(), _host(candidates[2])
+        kept, settled = _nucleus(values, totals, [params[i] for i in cut], width)
         places = _race(np.where(kept, values, -np.inf), columns + first_id, keys[cut]).tolist()
         for i, row in enumerate(cut):
             if settled[i]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cadence.errors import CadenceError, StageFailed
 from cadence.models.device_graph import GraphBackend
 from cadence.models.step_audio import StepAudio
-from cadence.models.transfers import to_device
+from cadence.models.transfers import index_on, to_device
 from cadence.thinker.decode_graph import DecodeGraphs
 from cadence.thinker.kv_cache import KVMemory, Span, StepAttention, order_spans, span_positions
 from cadence.thinker.sampler import Sampled, SampleRow, TokenHistory, needs_history, sample
@@ -144,7 +144,7 @@ class ThinkerRunner:
 
     def _embed(self, chunks: list[Chunk]) -> Tensor:
         """Embeddings [N, hidden] of all chunks, sound in the place of its patches."""
-        embeds = self.model.embed_ids(to_device(torch.tensor(_ids(chunks)), self.model.device))
+        embeds = self.model.embed_ids(index_on(self.model.device, _ids(chunks)))
         offset = 0
         for chunk in chunks:
             pieces = self._audio.get(chunk.sequence.arrival, {})
@@ -181,7 +181,8 @@ class ThinkerRunner:
         results = []
         for choice, members in by_view.items():
             view = self._view(choice)
-            logits = self.model.logits(hidden[[end for _, end in members]], view.first, view.last)
+            ends = index_on(hidden.device, [end for _, end in members])
+            logits = self.model.logits(hidden[ends], view.first, view.last)
             rows = [self._sample_row(chunk.sequence) for chunk, _ in members]
             sampled = sample(logits, rows, history=self._history, first_id=view.first, mask=view.mask)
             for (chunk, _), item in zip(members, sampled, strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cadence.models.transfers import index_on, to_device, to_host
 from cadence.thinker.draw import draw
 from cadence.types import SamplingParams
 
@@ -64,7 +65,7 @@ class TokenHistory:
         known = self._num_known[row]
         if len(ids) == known:
             return
-        fresh = torch.tensor(ids[known:], device=self.seen.device)
+        fresh = index_on(self.seen.device, ids[known:])
         self.seen[row, fresh] = True
         written = fresh[max(num_prompt - known, 0) :]
         self.counts[row].index_add_(0, written, torch.ones_like(written, dtype=torch.float32))
@@ -103,13 +104,13 @@ def sample(
     chosen: list[int | None] = [None] * len(rows)
     greedy = [i for i, row in enumerate(rows) if row.sampling.temperature < GREEDY_TEMPERATURE]
     if greedy:
-        best = logits[greedy] if len(greedy) < len(rows) else logits
-        values, indices = best.max(dim=-1)
+        best = logits[index_on(logits.device, greedy)] if len(greedy) < len(rows) else logits
+        values, indices = to_host(*best.max(dim=-1))
         for i, value, index in zip(greedy, values.tolist(), indices.tolist(), strict=True):
             chosen[i] = index + first_id if math.isfinite(value) else None
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= GREEDY_TEMPERATURE]
     if drawn:
-        part = logits[drawn] if greedy else logits
+        part = logits[index_on(logits.device, drawn)] if greedy else logits
         for i, drawn_index in zip(drawn, _draw(part, [rows[i] for i in drawn], first_id), strict=True):
             chosen[i] = drawn_index + first_id if drawn_index is not None else None
     return [Sampled(token_id, lp.of(token_id)) for token_id, lp in zip(chosen, logprobs, strict=True)]
@@ -140,11 +141,13 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow], first_id: int) -> None:
     for i, row in enumerate(rows):
         bias = {j - first_id: b for j, b in row.sampling.logit_bias.items() if 0 <= j - first_id < width}
         if bias:
-            index = torch.tensor(list(bias), device=logits.device)
-            logits[i, index] += torch.tensor(list(bias.values()), device=logits.device, dtype=logits.dtype)
+            index = index_on(logits.device, list(bias))
+            logits[i, index] += to_device(
+                torch.tensor(list(bias.values()), dtype=logits.dtype), logits.device
+            )
         blocked = [j - first_id for j in row.blocked_ids if 0 <= j - first_id < width]
         if blocked:
-            logits[i, blocked] = float("-inf")
+            logits[i, index_on(logits.device, blocked)] = float("-inf")
 
 
 def _penalise(logits: Tensor, rows: Sequence[SampleRow], history: TokenHistory, first_id: int) -> None:
@@ -154,13 +157,13 @@ def _penalise(logits: Tensor, rows: Sequence[SampleRow], history: TokenHistory, 
     if not which:
         return
     last_id = first_id + logits.shape[1]
-    history_rows = [row.history_row for row in rows if row.history_row is not None]
+    history_rows = index_on(logits.device, [row.history_row for row in rows if row.history_row is not None])
     params = [rows[i].sampling for i in which]
-    whole = len(which) == len(rows)
-    part = logits if whole else logits[which]
+    affected = None if len(which) == len(rows) else index_on(logits.device, which)
+    part = logits if affected is None else logits[affected]
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device, dtype=logits.dtype)[:, None]
+        return to_device(torch.tensor(values, dtype=logits.dtype), logits.device)[:, None]
 
     if any(p.repetition_penalty != 1.0 for p in params):
         penalty = column([p.repetition_penalty for p in params])
@@ -170,13 +173,13 @@ def _penalise(logits: Tensor, rows: Sequence[SampleRow], history: TokenHistory, 
         counts = history.counts[history_rows, first_id:last_id]
         part = part - counts * column([p.frequency_penalty for p in params])
         part = part - (counts > 0) * column([p.presence_penalty for p in params])
-    if whole:
+    if affected is None:
         logits.copy_(part)
     else:
-        logits[which] = part
+        logits[affected] = part
 
 
 def _draw(logits: Tensor, rows: Sequence[SampleRow], first_id: int) -> list[int | None]:
-    temperature = torch.tensor([row.sampling.temperature for row in rows], device=logits.device)
+    temperature = to_device(torch.tensor([row.sampling.temperature for row in rows]), logits.device)
     keys = np.array([row.rng.getrandbits(64) for row in rows], dtype=np.uint64)
     return draw(logits / temperature[:, None], [row.sampling for row in rows], keys, first_id)

@@ -13,6 +13,7 @@ from cadence.errors import CadenceError, StageFailed
 from cadence.models.flow_sampler import FlowSampler, Solve, Utterance
 from cadence.models.flow_stream import VoiceState
 from cadence.models.hift import HiFT, HiFTState
+from cadence.models.transfers import to_host
 from cadence.token2wav.scheduler import Chunk
 from cadence.token2wav.session import StreamState
 from cadence.token2wav.voice_cache import prompt_tensors
@@ -93,7 +94,7 @@ class Runner:
     ) -> list[Waveform]:
         before = [(copy(state), _draws(state)) for state in states]
         try:
-            return [_numpy(sound) for sound in self.vocoder.stream_batch(states, mels, last)]
+            return _numpy(*self.vocoder.stream_batch(states, mels, last))
         except Exception:
             # The vocoder replaces tensors and never writes into them, so this undoes a failed batch.
             for state, (old, draws) in zip(states, before, strict=True):
@@ -112,19 +113,18 @@ class Runner:
         *pieces, rest = torch.split(job.mel, _MAX_WHOLE_FRAMES, dim=1)
         if not pieces:
             sound, _ = self.vocoder.vocode(rest[None], generators=[generator])
-            return _numpy(sound[0])
+            return _numpy(sound[0])[0]
         state = HiFTState(generator=generator)
         sounds = [self.vocoder.stream(state, piece) for piece in pieces]
-        return _numpy(torch.cat([*sounds, self.vocoder.stream(state, rest, last=True)]))
+        return _numpy(torch.cat([*sounds, self.vocoder.stream(state, rest, last=True)]))[0]
 
 
 def _draws(state: HiFTState) -> Tensor | None:
     return None if state.generator is None else state.generator.get_state()
 
 
-def _numpy(sound: Tensor) -> Waveform:
-    array: Waveform = sound.float().cpu().numpy()
-    return array
+def _numpy(*sounds: Tensor) -> list[Waveform]:
+    return [sound.numpy() for sound in to_host(*(sound.float() for sound in sounds))]
 
 
 def _attributed(run: Callable[[Sequence[int]], Sequence[T]], rows: Sequence[int]) -> list[T | Exception]:
