@@ -109,6 +109,7 @@ def test_only_cuda_captures_and_only_unless_told_otherwise(monkeypatch: pytest.M
     assert graph_backend(torch.device("cpu"), enforce_eager=False) is None
     assert graph_backend(torch.device("cuda"), enforce_eager=True) is None
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     assert isinstance(graph_backend(torch.device("cuda"), enforce_eager=False), CudaGraphs)
 
 

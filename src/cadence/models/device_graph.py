@@ -50,11 +50,12 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all captures: libraries keep a work space for every stream they have seen.
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def capture(self, run: Callable[[], object]) -> Callable[[], None]:
         """See `GraphBackend.capture`. Other threads may use the device meanwhile."""
-        current = torch.cuda.current_stream(self._device)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        current, side = torch.cuda.current_stream(self._device), self._side
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(_NUM_WARM_UPS):
