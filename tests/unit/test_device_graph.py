@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -111,6 +112,53 @@ def test_only_cuda_captures_and_only_unless_told_otherwise(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     assert isinstance(graph_backend(torch.device("cuda"), enforce_eager=False), CudaGraphs)
+
+
+class FakeStream:
+    """Tells what waits for what."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+def test_the_cuda_backend_warms_up_and_captures_beside_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    stage, side = FakeStream("stage", log), FakeStream("side", log)
+
+    class Graph:
+        def replay(self) -> None:
+            log.append("replay")
+
+    @contextmanager
+    def on(stream: FakeStream) -> Iterator[None]:
+        log.append(f"on {stream.name}")
+        yield
+
+    @contextmanager
+    def capturing(graph: Graph, *, pool: str, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
+        log.append(f"capture on {stream.name} into {pool}, {capture_error_mode}")
+        yield
+        log.append("end")
+
+    for name, value in {
+        "graph_pool_handle": lambda: "pool",
+        "Stream": lambda device: side,
+        "current_stream": lambda device: stage,
+        "stream": on,
+        "CUDAGraph": Graph,
+        "graph": capturing,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    replay = CudaGraphs(torch.device("cuda")).capture(lambda: log.append("run"))
+    assert log == [
+        *("side waits for stage", "on side", "run", "run", "stage waits for side"),
+        *("capture on side into pool, thread_local", "run", "end"),
+    ]
+    replay()
+    assert log[-1] == "replay"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no cuda")
