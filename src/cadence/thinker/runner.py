@@ -181,8 +181,9 @@ class ThinkerRunner:
         results = []
         for choice, members in by_view.items():
             view = self._view(choice)
-            ends = index_on(hidden.device, [end for _, end in members])
-            logits = self.model.logits(hidden[ends], view.first, view.last)
+            ends = [end for _, end in members]
+            states = hidden if ends == list(range(len(hidden))) else hidden[index_on(hidden.device, ends)]
+            logits = self.model.logits(states, view.first, view.last)
             rows = [self._sample_row(chunk.sequence) for chunk, _ in members]
             sampled = sample(logits, rows, history=self._history, first_id=view.first, mask=view.mask)
             for (chunk, _), item in zip(members, sampled, strict=True):
