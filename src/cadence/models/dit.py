@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cadence.models.dit_graph import BlockGraphs, BlockWeights, graphs_work
 from cadence.models.flow_config import DiTConfig
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
@@ -43,6 +44,15 @@ class DiTMemory(Protocol):
         """Rows [G, n, C] with the two rows before them in front, [G, n + 2, C]."""
         ...
 
+    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
+        """The two rows before either convolution's, [2, G, 2, C], C as in `like`; with `retain` the same
+        as `precede` for who computes both convolutions at once."""
+        ...
+
+    def retain(self, layer: int, rows: Tensor) -> None:
+        """Keep what `recall` will give the next chunk."""
+        ...
+
 
 class NoDiTMemory:
     """A whole sequence: it attends within itself, through `mask` [n, n] (True = visible) if given."""
@@ -57,6 +67,13 @@ class NoDiTMemory:
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
         """Zeros in front."""
         return F.pad(rows, (0, 0, CONV_HISTORY, 0))
+
+    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
+        """Zeros."""
+        return like.new_zeros(2, groups, CONV_HISTORY, like.shape[-1])
+
+    def retain(self, layer: int, rows: Tensor) -> None:
+        """Nothing follows a whole sequence."""
 
 
 class DiTSpan(NamedTuple):
@@ -112,19 +129,20 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C] to [R, C]."""
-        heads = (-1, self.num_heads, self.head_dim)
-        sizes = [span.groups * span.frames for span in spans]
-        projected = self._projections(x)
-        queries = unpack(self.q_norm(projected[0]), sizes)
-        keys = unpack(self.k_norm(projected[1]), sizes)
-        values = unpack(projected[2], sizes)
-        outputs = []
-        for span, q, k, v in zip(spans, queries, keys, values, strict=True):
-            shape = (span.groups, span.frames, *heads[1:])
-            found = span.memory.attend(layer, *(part.view(shape).transpose(1, 2) for part in (q, k, v)))
-            outputs.append(found.transpose(1, 2).reshape(span.groups * span.frames, -1))
-        output: Tensor = self.proj(pack(outputs))
+        queries, keys, values = self._projections(x)
+        output: Tensor = self.proj(_attend((self.q_norm(queries), self.k_norm(keys), values), spans, layer))
         return output
+
+
+def _attend(projected: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
+    """Attention of packed queries, keys and values [R, heads, d], to [R, heads · d]."""
+    sizes = [span.groups * span.frames for span in spans]
+    outputs = []
+    for span, *rows in zip(spans, *(unpack(part, sizes) for part in projected), strict=True):
+        shape = (span.groups, span.frames, *projected[0].shape[1:])
+        found = span.memory.attend(layer, *(part.view(shape).transpose(1, 2) for part in rows))
+        outputs.append(found.transpose(1, 2).reshape(span.groups * span.frames, -1))
+    return pack(outputs)
 
 
 class _ConvBlock(nn.Module):
@@ -171,6 +189,29 @@ class _Block(nn.Module):
         self.mlp = _MLP(config.hidden, int(config.hidden * config.mlp_ratio))
         self.conv = _ConvBlock(config.hidden)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, _NUM_PARTS * config.hidden))
+        self.graphs: BlockGraphs | None = None  # the same computation, for inference
+
+    def load_graphs(self, num_threads: int) -> None:
+        """Compute all but the attention by ONNX Runtime from now on; it does not see later weights."""
+        attn, mlp, first, second = self.attn, self.mlp, self.conv.block["1"], self.conv.block["6"]
+        norm = self.conv.block["3"]
+        assert isinstance(first, RowConv) and isinstance(second, RowConv) and isinstance(norm, nn.LayerNorm)
+        projections = (attn.to_q, attn.to_k, attn.to_v)
+        weights = BlockWeights(
+            qkv=(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])),
+            q_norm=attn.q_norm,
+            k_norm=attn.k_norm,
+            proj=(attn.proj.weight, attn.proj.bias),
+            conv1=first.tap_major(),
+            conv_norm=norm,
+            conv2=second.tap_major(),
+            fc1=(mlp.fc1.weight, mlp.fc1.bias),
+            fc2=(mlp.fc2.weight, mlp.fc2.bias),
+            num_heads=attn.num_heads,
+            head_dim=attn.head_dim,
+            eps=_NORM_EPS,
+        )
+        self.graphs = BlockGraphs(weights, num_threads)
 
     def replace_products(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
         """Compute every product with what `make` returns for a weight [out, in] and its bias."""
@@ -185,10 +226,27 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C]; `parts` are the nine modulating vectors."""
+        is_plain = parts[0].dim() == 1  # one time step for all rows
+        if self.graphs is not None and is_plain and not torch.is_grad_enabled():
+            return self._run_graphs(self.graphs, x, parts, spans, layer)
         attn_parts, mlp_parts, conv_parts = parts[0:3], parts[3:6], parts[6:9]
         x = torch.addcmul(x, attn_parts[2], self.attn(_modulated_norm(x, *attn_parts[:2]), spans, layer))
         x = torch.addcmul(x, conv_parts[2], self.conv(_modulated_norm(x, *conv_parts[:2]), spans, layer))
         return torch.addcmul(x, mlp_parts[2], self.mlp(_modulated_norm(x, *mlp_parts[:2])))
+
+    def _run_graphs(
+        self, graphs: BlockGraphs, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int
+    ) -> Tensor:
+        found = _attend(graphs.before(x, parts[0], parts[1]), spans, layer)
+        groups = [span.groups for span in spans]
+        recalled = [span.memory.recall(layer, span.groups, x) for span in spans]
+        history = recalled[0] if len(spans) == 1 else torch.cat(recalled, dim=1)
+        shape = [span.frames for span in spans for _ in range(span.groups)]
+        order = (parts[2], *parts[6:9], *parts[3:6])
+        output, tails = graphs.after(x, found, order, history.flatten(1, 2), shape)
+        for span, rows in zip(spans, tails.view_as(history).split(groups, dim=1), strict=True):
+            span.memory.retain(layer, rows)
+        return output
 
 
 class _TimeEmbedder(nn.Module):
@@ -256,6 +314,20 @@ class DiT(nn.Module):
         for block in self.blocks:
             assert isinstance(block, _Block)
             block.replace_products(make)
+
+    def load_graphs(self) -> list[nn.Module]:
+        """Let ONNX Runtime compute the blocks where it can: plain float32 weights on a CPU.
+
+        Returns:
+            The layers whose weights are not read any more unless gradients are wanted.
+        """
+        weight = self.in_proj.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
+            return []
+        plain = [block for block in self.blocks if isinstance(block, _Block) and block.attn.qkv is None]
+        for block in plain:
+            block.load_graphs(torch.get_num_threads())
+        return [module for block in plain for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:
         return torch.chunk(self.in_proj.weight, 4, dim=1)

@@ -104,8 +104,9 @@ class Flow(nn.Module):
 
     def prepare_inference(self) -> Flow:
         """Lay weights out for speed and freeze; values and names stay."""
+        in_graphs = set(self.estimator.load_graphs())
         for module in self.modules():
-            if isinstance(module, RowConv | Linear):
+            if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()
         return self.eval().requires_grad_(False)
 

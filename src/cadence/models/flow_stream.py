@@ -293,6 +293,14 @@ class StreamMemory:
         self._next_conv[layer, conv] = padded[:, -CONV_HISTORY:]
         return padded
 
+    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
+        """The stream's last two rows of either convolution."""
+        return self._conv[layer]
+
+    def retain(self, layer: int, rows: Tensor) -> None:
+        """Write these rows for the next chunk."""
+        self._next_conv[layer] = rows
+
     # ------------------------------------------------------------ for steps that work on tensors of their own
     @property
     def has_voice(self) -> bool:

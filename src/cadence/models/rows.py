@@ -71,6 +71,11 @@ class RowConv(nn.Conv1d):
         """The weight [out, in, k] as [k * out, in]; a view once `pack` has run."""
         return self.weight.permute(2, 0, 1).reshape(-1, self.in_channels)
 
+    def tap_major(self) -> tuple[Tensor, Tensor]:
+        """Weight [k * out, in], tap by tap below each other, and bias [out]."""
+        assert self.bias is not None
+        return self._tap_major().detach(), self.bias.detach()
+
     def replace_product(self, make: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]) -> None:
         """Multiply with what `make` returns for the weight, tap by tap below each other, from now on."""
         self.product = make(self._tap_major().detach(), None)

@@ -1,0 +1,178 @@
+"""A DiT block on a CPU as two graphs for ONNX Runtime: what comes before its attention, and after it.
+
+Attention itself stays with torch, where keys and values lie. Rows are packed as in `models.dit`. For the
+convolutions the two rows before each sequence are put in front of it by an index list, so that sequences
+of unequal length go through one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cadence.models.onnx_graph import Graph
+
+__all__ = ["BlockGraphs", "BlockWeights", "graphs_work", "mish"]
+
+_TAPS = 3
+_MISH_LIMIT = 20.0  # beyond it tanh(softplus(x)) is 1 in float32
+_MODULATION = ("gate_a", "shift_c", "scale_c", "gate_c", "shift_m", "scale_m", "gate_m")
+
+
+class BlockWeights(NamedTuple):
+    """A block's layers: linear layers as (weight [out, in], bias), convolutions tap by tap [3·C, C] with
+    their bias, norms as modules with the sizes and epsilons they have."""
+
+    qkv: tuple[Tensor, Tensor]
+    q_norm: nn.LayerNorm
+    k_norm: nn.LayerNorm
+    proj: tuple[Tensor, Tensor]
+    conv1: tuple[Tensor, Tensor]
+    conv_norm: nn.LayerNorm
+    conv2: tuple[Tensor, Tensor]
+    fc1: tuple[Tensor, Tensor]
+    fc2: tuple[Tensor, Tensor]
+    num_heads: int
+    head_dim: int
+    eps: float  # of the modulated norms
+
+
+class BlockGraphs:
+    """One block's two graphs. Float32 on a CPU; safe to share between streams."""
+
+    def __init__(self, weights: BlockWeights, num_threads: int) -> None:
+        self._before = _before(weights).load(num_threads)
+        self._after = _after(weights).load(num_threads)
+
+    def before(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values [R, heads, d] of rows [R, C]."""
+        found = self._before({"x": x.numpy(), "shift": shift.numpy(), "scale": scale.numpy()})
+        return tuple(torch.from_numpy(part) for part in found)
+
+    def after(
+        self, x: Tensor, found: Tensor, parts: Sequence[Tensor], history: Tensor, shape: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The block's output and the rows that its convolutions need before the next ones.
+
+        Args:
+            x: the block's input [R, C].
+            found: what attention found, [R, heads · d].
+            parts: the attention's gate, then shift, scale and gate of convolution and of MLP, [C] each.
+            history: [2, 2·S, C], two rows for each of S sequences, of either convolution.
+            shape: rows of each of the S sequences.
+
+        Returns:
+            [R, C] and [2, 2·S, C].
+        """
+        inputs = {name: part.numpy() for name, part in zip(_MODULATION, parts, strict=True)}
+        inputs |= {"x": x.numpy(), "found": found.numpy(), "history": history.numpy()}
+        inputs |= _indices(tuple(shape))
+        output, tails = self._after(inputs)
+        return torch.from_numpy(output), torch.from_numpy(tails)
+
+
+@lru_cache(maxsize=64)
+def _indices(shape: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
+    """Where rows lie: `fill` builds [history, rows] per sequence from all history followed by all rows,
+    `keep` drops the sums that straddle two sequences, `tail` takes each sequence's last two."""
+    fill, keep, tail = [], [], []
+    at, past = 2 * len(shape), 0  # of the next sequence: its rows in the source, its start in the result
+    for index, count in enumerate(shape):
+        fill += [2 * index, 2 * index + 1, *range(at, at + count)]
+        keep += range(past, past + count)
+        tail += [past + count, past + count + 1]
+        at, past = at + count, past + count + 2
+    return {name: np.array(part, np.int64) for name, part in (("fill", fill), ("keep", keep), ("tail", tail))}
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().numpy()
+    return array
+
+
+def _linear(graph: Graph, x: str, weight: Tensor, bias: Tensor | None) -> str:
+    product = graph.call("MatMul", x, graph.constant(_array(weight.t().contiguous())))
+    return product if bias is None else graph.call("Add", product, graph.constant(_array(bias)))
+
+
+def _norm(graph: Graph, x: str, norm: nn.LayerNorm) -> str:
+    affine = [graph.constant(_array(part)) for part in (norm.weight, norm.bias)]
+    return graph.call("LayerNormalization", x, *affine, epsilon=norm.eps)
+
+
+def _before(w: BlockWeights) -> Graph:
+    graph = Graph()
+    x, shift, scale = (graph.input(name, rank) for name, rank in (("x", 2), ("shift", 1), ("scale", 1)))
+    rows = _linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
+    heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
+    queries, keys, values = (graph.call("Reshape", part, heads) for part in graph.split(rows, 3, axis=1))
+    for part in (_norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values):
+        graph.output(part, 3)
+    return graph
+
+
+def _after(w: BlockWeights) -> Graph:
+    graph = Graph()
+    x, found, history = (graph.input(n, r) for n, r in (("x", 2), ("found", 2), ("history", 3)))
+    m = {name: graph.input(name, 1) for name in _MODULATION}
+    fill, keep, tail = (graph.input(name, 1, integer=True) for name in ("fill", "keep", "tail"))
+
+    def gated(before: str, gate: str, change: str) -> str:
+        return graph.call("Add", before, graph.call("Mul", change, m[gate]))
+
+    def modulated(rows: str, part: str) -> str:
+        inputs = (rows, m[f"scale_{part}"], m[f"shift_{part}"])
+        return graph.call("LayerNormalization", *inputs, epsilon=w.eps)
+
+    tails = []
+
+    def convolved(rows: str, index: int, weight: Tensor, bias: Tensor) -> str:
+        past = graph.call("Gather", history, graph.constant(np.array(index, np.int64)), axis=0)
+        padded = graph.call("Gather", graph.call("Concat", past, rows, axis=0), fill, axis=0)
+        tails.append(graph.call("Gather", padded, tail, axis=0))
+        products = _linear(graph, padded, weight, None)
+        columns = graph.split(products, _TAPS, axis=1)
+        total = graph.call("Gather", columns[0], keep, axis=0)
+        for tap in range(1, _TAPS):
+            offset = graph.call("Add", keep, graph.constant(np.array(tap, np.int64)))
+            total = graph.call("Add", total, graph.call("Gather", columns[tap], offset, axis=0))
+        return graph.call("Add", total, graph.constant(_array(bias)))
+
+    h = gated(x, "gate_a", _linear(graph, found, *w.proj))
+    middle = _norm(graph, convolved(modulated(h, "c"), 0, *w.conv1), w.conv_norm)
+    h = gated(h, "gate_c", convolved(mish(graph, middle), 1, *w.conv2))
+    inner = graph.call("Gelu", _linear(graph, modulated(h, "m"), *w.fc1), approximate="tanh")
+    graph.output(gated(h, "gate_m", _linear(graph, inner, *w.fc2)), 2)
+    axis = graph.constant(np.array([0], np.int64))
+    graph.output(graph.call("Concat", *(graph.call("Unsqueeze", part, axis) for part in tails), axis=0), 3)
+    return graph
+
+
+def mish(graph: Graph, x: str) -> str:
+    """Mish, x · tanh(ln(1 + eˣ)) = x · n / (n + 2) with n = eˣ · (eˣ + 2)."""
+    two = graph.constant(np.array(2.0, np.float32))
+    grown = graph.call("Exp", graph.call("Min", x, graph.constant(np.array(_MISH_LIMIT, np.float32))))
+    n = graph.call("Mul", grown, graph.call("Add", grown, two))
+    return graph.call("Mul", x, graph.call("Div", n, graph.call("Add", n, two)))
+
+
+@lru_cache(maxsize=1)
+def graphs_work() -> bool:
+    """Whether this build of ONNX Runtime knows the operations and computes what it should."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(shape, generator=generator) for shape in ((24, 16), (24,), (3, 16)))
+    graph = Graph()
+    name = graph.input("x", 2)
+    graph.output(graph.call("Gelu", _linear(graph, name, weight, bias), approximate="tanh"), 2)
+    try:
+        (found,) = graph.load(1)({"x": x.numpy()})
+    except Exception:  # noqa: BLE001 - the runtime's errors have no common base
+        return False
+    expected = nn.functional.gelu(nn.functional.linear(x, weight, bias), approximate="tanh")
+    return torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
