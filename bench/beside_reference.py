@@ -1,6 +1,6 @@
-"""Token2Wav beside the reference package: same weights, same noise, same threads, in turns, in one process.
+"""Token2Wav beside the reference package on one thread: same weights, same noise, in turns, in one process.
 
-    python bench/beside_reference.py --checkpoint CKPT --voice WAV --threads 1 --json runs/beside.json
+    python bench/beside_reference.py --checkpoint CKPT --voice WAV --threads 1 2 --fast --json FILE
 
 Without the reference package (see bench/reference.py) there is nothing to compare with, and it says so;
 `python -m cadence.bench token2wav` measures ours alone. Without a checkpoint, one of the public sizes with
@@ -16,76 +16,92 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from reference import Reference, missing
+from torch import Tensor
 
 from cadence.bench.stage import LOOKAHEAD, STEADY, Stage, codes_of, machine, matmul_peak
 from cadence.config import Token2WavConfig
 from cadence.models.flow_stream import VoiceState
 from cadence.models.sample import write_sample_checkpoint
-from cadence.token2wav.session import StreamState
 from cadence.token2wav.voices import VoicePrompt
 from cadence.types import ChunkSchedule
 
-OFFLINE_CODES = 250
+OFFLINE_CODES, MEL_CODES = 250, 15
 FIRST = ChunkSchedule().first
 FIGURES = ("set-up", "first chunk", "steady chunk", "offline 10 s")
 
 
-class Sides:
-    """Both stages, and what one round of each takes in seconds."""
+class Ours:
+    """Our stage in one configuration, with its own number of threads."""
 
-    def __init__(self, checkpoint: Path, voice: Path, config: Token2WavConfig) -> None:
-        self.ours, self.wav = Stage(checkpoint, config), voice.read_bytes()
-        noise = self.ours.sampler.noise.frames(0, 30_000)
-        self.theirs = Reference(checkpoint, voice, noise)
-        self.theirs.features()
+    def __init__(self, checkpoint: Path, wav: bytes, config: Token2WavConfig) -> None:
+        self.threads = config.threads or 1
+        self.stage, self.wav = Stage(checkpoint, config), wav
         self.prompt: VoicePrompt
         self.state: VoiceState
-        self.prompt, self.state = self.ours.prepare(self.wav)
-        self.streams: list[StreamState] = []
+        self.prompt, self.state = self.stage.prepare(wav)
 
-    def reference(self, chunks: int) -> dict[str, list[float]]:
-        """Set-up, the first chunk of 25 + 3 codes, later ones."""
+    def round(self, chunks: int, offline: bool) -> dict[str, list[float]]:
+        """Set-up, the small first chunk that a listener waits for, one of 25 + 3 codes, later ones."""
+        torch.set_num_threads(self.threads)
+        small = [self.stage.open(self.state)]
+        found = {
+            "set-up": [timed(lambda: self.stage.prepare(self.wav))],
+            "first chunk, 5 + 3": [timed(lambda: self.stage.chunk(small, 0, FIRST))],
+        }
+        stream = [self.stage.open(self.state)]
+        for index in range(chunks):
+            name = "first chunk" if index == 0 else "steady chunk"
+            taken = timed(lambda index=index: self.stage.chunk(stream, STEADY * index, STEADY))  # type: ignore[misc]
+            found.setdefault(name, []).append(taken)
+        if offline:
+            found["offline 10 s"] = [timed(lambda: self.stage.whole(self.prompt, OFFLINE_CODES))]
+        return found
+
+    def mel(self, num_codes: int) -> Tensor:
+        """Mel [F, 80] of a whole utterance."""
+        job = self.stage.runner.begin_whole(codes_of(0, num_codes), self.prompt)
+        while not job.advance():
+            pass
+        return job.mel.T
+
+
+class Sides:
+    """The reference with one thread, and ours in several configurations."""
+
+    def __init__(self, checkpoint: Path, voice: Path, configs: dict[str, Token2WavConfig]) -> None:
+        wav = voice.read_bytes()
+        self.ours = {name: Ours(checkpoint, wav, config) for name, config in configs.items()}
+        noise = next(iter(self.ours.values())).stage.sampler.noise.frames(0, 30_000)
+        self.theirs = Reference(checkpoint, voice, noise)
+        self.theirs.features()
+
+    def reference(self, chunks: int, offline: bool) -> dict[str, list[float]]:
+        """Set-up, the first chunk of 25 + 3 codes, later ones, ten seconds at once."""
+        torch.set_num_threads(1)
         found = {"set-up": [timed(self.theirs.set_up)]}
         for index in range(chunks):
             part = codes_of(STEADY * index, STEADY + LOOKAHEAD)
             name = "first chunk" if index == 0 else "steady chunk"
             found.setdefault(name, []).append(timed(lambda part=part: self.theirs.chunk(part)))  # type: ignore[misc]
+        if offline:
+            codes = codes_of(0, OFFLINE_CODES)
+            found["offline 10 s"] = [timed(lambda: self.theirs.whole(codes))]
         return found
 
-    def cadence(self, chunks: int) -> dict[str, list[float]]:
-        """The same of ours, and the smaller first chunk that a listener waits for."""
-        small = [self.ours.open(self.state)]
-        found = {
-            "set-up": [timed(lambda: self.ours.prepare(self.wav))],
-            "first chunk, 5 + 3": [timed(lambda: self.ours.chunk(small, 0, FIRST))],
+    def mel_errors(self, num_codes: int) -> dict[str, float]:
+        """Largest difference of each mel from the reference's, over its largest value."""
+        expected = self.theirs.whole(codes_of(0, num_codes))
+        largest = expected.abs().max()
+        return {
+            name: float((ours.mel(num_codes) - expected).abs().max() / largest)
+            for name, ours in self.ours.items()
         }
-        stream = [self.ours.open(self.state)]
-        for index in range(chunks):
-            name = "first chunk" if index == 0 else "steady chunk"
-            taken = timed(lambda index=index: self.ours.chunk(stream, STEADY * index, STEADY))  # type: ignore[misc]
-            found.setdefault(name, []).append(taken)
-        return found
-
-    def offline(self) -> tuple[float, float]:
-        """Ten seconds at once: ours, theirs."""
-        codes = codes_of(0, OFFLINE_CODES)
-        return (
-            timed(lambda: self.ours.whole(self.prompt, OFFLINE_CODES)),
-            timed(lambda: self.theirs.whole(codes)),
-        )
-
-    def mel_error(self, num_codes: int) -> float:
-        """Largest difference of the two mels of a whole utterance, over the largest value."""
-        job = self.ours.runner.begin_whole(codes_of(0, num_codes), self.prompt)
-        while not job.advance():
-            pass
-        ours, theirs = job.mel.T, self.theirs.whole(codes_of(0, num_codes))
-        return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -96,20 +112,28 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def compare(sides: Sides, rounds: int, chunks: int, offline: bool) -> dict[str, Any]:
-    """Rounds in turns; medians of both sides and their ratios (the reference's time over ours)."""
-    ours: dict[str, list[float]] = {}
+    """Rounds in turns; medians of all sides and their ratios (the reference's time over ours)."""
     theirs: dict[str, list[float]] = {}
-    sides.cadence(2), sides.reference(2)  # warm
+    ours: dict[str, dict[str, list[float]]] = {name: {} for name in sides.ours}
+
+    def add(found: dict[str, list[float]], times: dict[str, list[float]]) -> None:
+        for name, taken in times.items():
+            # the window fills with the second chunk; steady are those behind it
+            found.setdefault(name, []).extend(taken[1:] if name == "steady chunk" else taken)
+
+    for side in sides.ours.values():
+        side.round(1, False)  # warm
+    sides.theirs.whole(codes_of(0, LOOKAHEAD))
     for _ in range(rounds):
-        for run, found in ((sides.cadence, ours), (sides.reference, theirs)):
-            for name, times in run(chunks).items():
-                # the window fills with the second chunk; steady are those behind it
-                found.setdefault(name, []).extend(times[1:] if name == "steady chunk" else times)
-        if offline:
-            for found, taken in zip((ours, theirs), sides.offline(), strict=True):
-                found.setdefault("offline 10 s", []).append(taken)
-    medians = [{name: statistics.median(times) for name, times in side.items()} for side in (ours, theirs)]
-    return {"ours": medians[0], "reference": medians[1], **ratios(*medians)}
+        for name, side in sides.ours.items():
+            add(ours[name], side.round(chunks, offline))
+        add(theirs, sides.reference(chunks, offline))
+    reference = {name: statistics.median(times) for name, times in theirs.items()}
+    found: dict[str, Any] = {"reference": reference, "ours": {}}
+    for name, times in ours.items():
+        medians = {figure: statistics.median(taken) for figure, taken in times.items()}
+        found["ours"][name] = {"seconds": medians, **ratios(medians, reference)}
+    return found
 
 
 def ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any]:
@@ -120,18 +144,36 @@ def ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown."""
-    lines = ["| | reference | Cadence | ratio |", "| --- | --- | --- | --- |"]
-    for name in FIGURES:
-        if name in found["ratios"]:
-            theirs, ours = found["reference"][name], found["ours"][name]
-            note = " (once per voice)" if name == "set-up" else ""
-            lines.append(f"| {name} | {theirs:.2f} s | {ours:.2f} s{note} | {found['ratios'][name]:.2f} |")
-    waited = found["reference"]["set-up"] + found["reference"]["first chunk"]
-    first = found["ours"]["first chunk, 5 + 3"]
-    ratio = found["first_sound_ratio"]
-    lines.append(f"| first sound of a prepared voice | {waited:.2f} s | {first:.2f} s | **{ratio:.1f}** |")
+    """Markdown: seconds and, behind them, the reference's time over ours."""
+    names = list(found["ours"])
+    lines = ["| | reference | " + " | ".join(names) + " |", "| --- |" + " --- |" * (1 + len(names))]
+    reference = found["reference"]
+    for figure in FIGURES:
+        if figure in reference:
+            cells = [
+                f"{side['seconds'][figure]:.2f} s ({side['ratios'][figure]:.2f})"
+                for side in found["ours"].values()
+            ]
+            lines.append(f"| {figure} | {reference[figure]:.2f} s | " + " | ".join(cells) + " |")
+    waited = reference["set-up"] + reference["first chunk"]
+    cells = [
+        f"{side['seconds']['first chunk, 5 + 3']:.2f} s (**{side['first_sound_ratio']:.1f}**)"
+        for side in found["ours"].values()
+    ]
+    lines.append(f"| first chunk of a prepared voice | {waited:.2f} s | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def configurations(threads: list[int], fast: bool) -> dict[str, Token2WavConfig]:
+    """Exact ones, and with `fast` those of int8 weights and five steps, by name."""
+    found = {}
+    for count in threads:
+        plain = Token2WavConfig(device="cpu", dtype="float32", threads=count)
+        found[f"{count} thread{'s' * (count > 1)}"] = plain
+        if fast:
+            name = f"int8, 5 steps, {count} thread{'s' * (count > 1)}"
+            found[name] = replace(plain, flow_weights="int8", num_steps=5)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -141,7 +183,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--voice", type=Path, help="recording to speak with [default: the checkpoint's]")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1], help="ours; the reference always has one"
+    )
+    parser.add_argument("--fast", action="store_true", help="also with int8 weights and five solver steps")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chunks", type=int, default=5, help="of each stream")
     parser.add_argument("--no-offline", action="store_true")
@@ -154,23 +199,22 @@ def main(arguments: list[str] | None = None) -> None:
         if options.checkpoint is None:
             write_sample_checkpoint(checkpoint, preset="token2wav-full")
         voice = options.voice or checkpoint / "assets" / "default_male.wav"
-        sides = Sides(
-            checkpoint, voice, Token2WavConfig(device="cpu", dtype="float32", threads=options.threads)
-        )
-        error = sides.mel_error(50)
+        sides = Sides(checkpoint, voice, configurations(options.threads, options.fast))
+        errors = sides.mel_errors(MEL_CODES)
         found = compare(sides, options.rounds, options.chunks, not options.no_offline)
-    prompt_s = len(sides.prompt.codes) / 25
-    print(
-        f"prompt {prompt_s:.1f} s, {options.threads} threads, mel differs by {error:.1e} of its largest value"
-    )
+    torch.set_num_threads(1)
+    peak = matmul_peak()
+    prompt_s = len(next(iter(sides.ours.values())).prompt.codes) / 25
+    differ = ", ".join(f"{name}: {error:.1e}" for name, error in errors.items())
+    print(f"prompt {prompt_s:.1f} s, peak {peak:.0f} GFLOP/s, largest mel error {differ}")
     print(table(found))
     if options.json:
         report = {
             "bench": "token2wav_beside_reference",
             "machine": machine(),
             "prompt_s": prompt_s,
-            "mel_error": error,
-            "matmul_peak_gflops": matmul_peak(),
+            "mel_errors": errors,
+            "matmul_peak_gflops": peak,
             **found,
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -244,7 +244,7 @@ class _Block(nn.Module):
         shape = [span.frames for span in spans for _ in range(span.groups)]
         order = (parts[2], *parts[6:9], *parts[3:6])
         output, tails = graphs.after(x, found, order, history.flatten(1, 2), shape)
-        for span, rows in zip(spans, tails.view_as(history).split(groups, dim=1), strict=True):
+        for span, rows in zip(spans, torch.split(tails.view_as(history), groups, dim=1), strict=True):
             span.memory.retain(layer, rows)
         return output
 

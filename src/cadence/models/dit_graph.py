@@ -81,7 +81,9 @@ class BlockGraphs:
 def _indices(shape: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
     """Where rows lie: `fill` builds [history, rows] per sequence from all history followed by all rows,
     `keep` drops the sums that straddle two sequences, `tail` takes each sequence's last two."""
-    fill, keep, tail = [], [], []
+    fill: list[int] = []
+    keep: list[int] = []
+    tail: list[int] = []
     at, past = 2 * len(shape), 0  # of the next sequence: its rows in the source, its start in the result
     for index, count in enumerate(shape):
         fill += [2 * index, 2 * index + 1, *range(at, at + count)]
