@@ -315,7 +315,7 @@ class DiT(nn.Module):
             assert isinstance(block, _Block)
             block.replace_products(make)
 
-    def load_graphs(self) -> list[nn.Module]:
+    def load_graphs(self, num_threads: int) -> list[nn.Module]:
         """Let ONNX Runtime compute the blocks where it can: plain float32 weights on a CPU.
 
         Returns:
@@ -326,7 +326,7 @@ class DiT(nn.Module):
             return []
         plain = [block for block in self.blocks if isinstance(block, _Block) and block.attn.qkv is None]
         for block in plain:
-            block.load_graphs(torch.get_num_threads())
+            block.load_graphs(num_threads)
         return [module for block in plain for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:

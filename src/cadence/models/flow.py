@@ -102,9 +102,12 @@ class Flow(nn.Module):
         velocities = self.estimator(pack(list(noisy)), self.estimator.project(*inputs), modulation, spans)
         return unpack(velocities, lengths), mus
 
-    def prepare_inference(self) -> Flow:
-        """Lay weights out for speed and freeze; values and names stay."""
-        in_graphs = set(self.estimator.load_graphs())
+    def prepare_inference(self, num_threads: int | None = None) -> Flow:
+        """Lay weights out for speed and freeze; values and names stay.
+
+        `num_threads` are ONNX Runtime's, None = as many as torch has now.
+        """
+        in_graphs = set(self.estimator.load_graphs(num_threads or torch.get_num_threads()))
         for module in self.modules():
             if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()
@@ -125,8 +128,10 @@ def load_flow(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     int8: bool = False,
+    num_threads: int | None = None,
 ) -> Flow:
-    """Load `flow.yaml` and `flow.pt` from a checkpoint's token2wav folder; `int8` rounds the DiT's weights.
+    """Load `flow.yaml` and `flow.pt` from a checkpoint's token2wav folder; `int8` rounds the DiT's weights,
+    `num_threads` is for `Flow.prepare_inference`.
 
     Raises:
         CheckpointError: a file is missing, foreign, or does not fit the other.
@@ -140,4 +145,4 @@ def load_flow(
     if int8:
         require_int8(torch.device(device), dtype, "token2wav.flow_weights")
         flow.estimator.replace_products(Int8Product)
-    return flow.prepare_inference()
+    return flow.prepare_inference(num_threads)

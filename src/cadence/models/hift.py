@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cadence.models.dit_graph import graphs_work
+from cadence.models.hift_graph import StageGraph
 from cadence.types import OUTPUT_RATE_HZ
 
 __all__ = ["FRAME_SAMPLES", "HiFT", "HiFTConfig", "HiFTState"]
@@ -212,6 +214,22 @@ class HiFT(nn.Module):
             self.source_resblocks.append(SnakeBlock(outputs, config.source_kernels[i], config.dilations))
             self.resblocks.extend(SnakeBlock(outputs, k, config.dilations) for k in config.kernels)
         self.conv_post = nn.Conv1d(config.base_channels >> len(UP_RATES), 2 * NUM_BINS, 7, padding=3)
+        self._graphs: list[StageGraph] = []  # the stages' residual blocks, for inference
+
+    def load_graphs(self, num_threads: int) -> None:
+        """Let ONNX Runtime compute the residual blocks from now on, where it can; it does not see later
+        weights."""
+        weight = self.conv_pre.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
+            return
+        self._graphs = [
+            StageGraph(source, branches, num_threads)
+            for source, branches in zip(self.source_resblocks, self._branches(), strict=True)
+        ]
+
+    def _branches(self) -> list[list[nn.Module]]:
+        n = len(self.config.kernels)
+        return [list(self.resblocks[i * n : (i + 1) * n]) for i in range(len(UP_RATES))]
 
     def forward(self, mel: Tensor, noise: Tensor | None = None) -> Tensor:
         """Mel [B, 80, F] to sound [B, 480 F], with gradients (none through the pitch)."""
@@ -229,14 +247,17 @@ class HiFT(nn.Module):
         spectrum = torch.stft(source.float(), N_FFT, HOP, N_FFT, window, return_complex=True)
         excitation = torch.cat([spectrum.real, spectrum.imag], dim=1).to(dtype)  # [B, 18, 120 F + 1]
         x = self.conv_pre(mel.to(dtype))
-        for i, up in enumerate(self.ups):
+        for i, (up, blocks) in enumerate(zip(self.ups, self._branches(), strict=True)):
             x = up(F.leaky_relu(x, 0.1))
             if i == len(UP_RATES) - 1:
                 x = F.pad(x, (1, 0), mode="reflect")  # one more frame, as the centred transform has
-            x = x + self.source_resblocks[i](self.source_downs[i](excitation))
-            n = len(self.config.kernels)
-            branches = [block(x) for block in self.resblocks[i * n : (i + 1) * n]]
-            x = torch.stack(branches).sum(0) / n if torch.is_grad_enabled() else _mean_(branches)
+            source_part = self.source_downs[i](excitation)
+            if self._graphs and not torch.is_grad_enabled():
+                x = self._graphs[i](x, source_part)
+                continue
+            x = x + self.source_resblocks[i](source_part)
+            branches = [block(x) for block in blocks]
+            x = torch.stack(branches).mean(0) if torch.is_grad_enabled() else _mean_(branches)
         x = self.conv_post(F.leaky_relu(x)).float()
         magnitude = x[:, :NUM_BINS].exp().clamp(max=MAX_MAGNITUDE)
         angle = torch.sin(x[:, NUM_BINS:])

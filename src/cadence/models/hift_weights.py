@@ -65,9 +65,16 @@ def _checked(path: Path, name: str, value: object, default: object) -> Any:
     raise CheckpointError(f"{path}: {name} must be a list of positive integers, found {value!r}.")
 
 
-def load_hift(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> HiFT:
+def load_hift(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    num_threads: int | None = None,
+) -> HiFT:
     """Load the vocoder of a `token2wav` folder, ready to serve.
 
+    On a CPU in float32 the residual blocks run on ONNX Runtime, with `num_threads` (None = torch's number).
     Pitch and source stay in float32 whatever `dtype`: half precision would be heard as detuning.
 
     Raises:
@@ -79,6 +86,7 @@ def load_hift(folder: Path, device: torch.device | str = "cpu", dtype: torch.dty
     load_strict(model, _folded(load_pt(path), path), file=path, dtype=dtype, device=device)
     model.f0_predictor.float()
     model.m_source.float()
+    model.load_graphs(num_threads or torch.get_num_threads())
     return model.eval()
 
 

@@ -19,7 +19,14 @@ __all__ = ["Graph"]
 
 _OPSET, _IR_VERSION = 20, 9  # the first with Gelu; read by onnxruntime 1.17 and later
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
-_ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING = 1, 2, 3  # AttributeProto.AttributeType
+_ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_INTS = (
+    1,
+    2,
+    3,
+    7,
+)  # AttributeProto.AttributeType
+
+_Value = float | str | tuple[int, ...]  # of an attribute
 
 
 class Graph:
@@ -45,7 +52,7 @@ class Graph:
         self._fields.append(_message(5, body))
         return name
 
-    def call(self, operation: str, *inputs: str, **attributes: float | str) -> str:
+    def call(self, operation: str, *inputs: str, **attributes: _Value) -> str:
         """Apply an operation of the ONNX standard; the name of what it returns."""
         return self._add(operation, inputs, 1, attributes)[0]
 
@@ -54,7 +61,7 @@ class Graph:
         return self._add("Split", (value,), parts, {"axis": axis, "num_outputs": parts})
 
     def _add(
-        self, operation: str, inputs: Sequence[str], outputs: int, attributes: Mapping[str, float | str]
+        self, operation: str, inputs: Sequence[str], outputs: int, attributes: Mapping[str, _Value]
     ) -> list[str]:
         names = [self._new() for _ in range(outputs)]
         body = b"".join(_text(1, name) for name in inputs) + b"".join(_text(2, name) for name in names)
@@ -129,9 +136,12 @@ def _value_info(name: str, rank: int, kind: int) -> bytes:
     return _text(1, name) + _message(2, _message(1, tensor))
 
 
-def _attribute(name: str, value: float | str) -> bytes:
+def _attribute(name: str, value: _Value) -> bytes:
     if isinstance(value, str):
         return _text(1, name) + _text(4, value) + _integer(20, _ATTRIBUTE_STRING)
+    if isinstance(value, tuple):
+        numbers = b"".join(_integer(8, number) for number in value)
+        return _text(1, name) + numbers + _integer(20, _ATTRIBUTE_INTS)
     if isinstance(value, int):
         return _text(1, name) + _integer(3, value) + _integer(20, _ATTRIBUTE_INT)
     fixed = _varint(2 << 3 | 5) + struct.pack("<f", value)

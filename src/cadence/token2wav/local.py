@@ -156,14 +156,20 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
     for name, other in (("flow_weights", "int8"), ("flow_cache", "float16")):
         if (found := getattr(config, name)) not in ("plain", other):
             raise ConfigError(f"{name} must be plain or {other}, found {found!r}.", param=f"token2wav.{name}")
-    flow = load_flow(root / _FOLDER, device=device, dtype=dtype, int8=config.flow_weights == "int8")
+    flow = load_flow(
+        root / _FOLDER,
+        device=device,
+        dtype=dtype,
+        int8=config.flow_weights == "int8",
+        num_threads=config.threads,
+    )
     check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
     noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
     steps = config.num_steps or _default_steps(root)
     graphs = graph_backend(device, enforce_eager=config.enforce_eager)
     sampler = FlowSampler(flow, num_steps=steps, noise=noise, memory=_memory(config), graphs=graphs)
     report("Loading the vocoder", 0.4)
-    return Runner(sampler, load_hift(root / _FOLDER, device, dtype))
+    return Runner(sampler, load_hift(root / _FOLDER, device, dtype, num_threads=config.threads))
 
 
 def _memory(config: Token2WavConfig) -> FlowMemory:
