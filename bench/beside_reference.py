@@ -124,6 +124,7 @@ def compare(sides: Sides, rounds: int, chunks: int, offline: bool) -> dict[str, 
             # the window fills with the second chunk; steady are those behind it
             found.setdefault(name, []).extend(taken[1:] if name == "steady chunk" else taken)
 
+    print("reference, warming up", sides.reference(2, False), flush=True)
     for _ in range(rounds):
         for name, side in sides.ours.items():
             add(name, ours[name], side.round(chunks, offline))
