@@ -68,6 +68,14 @@ class FixedMemory:
         self._next_conv[layer, conv].copy_(padded[:, -CONV_HISTORY:])
         return padded
 
+    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
+        """See `DiTMemory.recall`."""
+        return self._conv[layer]
+
+    def retain(self, layer: int, rows: Tensor) -> None:
+        """See `DiTMemory.retain`."""
+        self._next_conv[layer].copy_(rows)
+
 
 class EstimatorStep:
     """The estimator over `memories`, one for each stream of the batch."""
