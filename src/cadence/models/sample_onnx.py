@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-
-from cadence.errors import ConfigError
 
 __all__ = ["write_speaker_encoder", "write_speech_tokenizer"]
 
@@ -17,19 +16,8 @@ Draw = Callable[[str, tuple[int, ...], float], NDArray[np.float32]]  # name, sha
 _OPSET = 17  # widely supported; ReduceMean still takes its axes as an attribute
 
 
-def _onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ConfigError(
-            "Writing a sample checkpoint needs the package onnx.", hint="pip install 'cadence[sample]'"
-        ) from error
-    return onnx
-
-
 def write_speaker_encoder(path: Path, draw: Draw) -> None:
     """`campplus.onnx`: input f32 [B, T, 80] -> output f32 [B, 192], a projection of the mean activity."""
-    onnx = _onnx()
     node, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
     nodes = [
         node("MatMul", ["input", "inner"], ["projected"]),
@@ -50,7 +38,6 @@ def write_speech_tokenizer(path: Path, draw: Draw) -> None:
     As in the real model a code is eight ternary digits (3^8 = 6561); here one strided convolution
     over the valid frames makes the digits.
     """
-    onnx = _onnx()
     node, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
     nodes = [
         node("Shape", ["feats"], ["num_frames"], start=2, end=3),
@@ -73,10 +60,10 @@ def write_speech_tokenizer(path: Path, draw: Draw) -> None:
         tensor(draw("tokenizer.kernel", (8, 128, 4), 0.15), "kernel"),
         tensor(draw("tokenizer.bias", (8,), 0.4), "bias"),
         tensor((3.0 ** np.arange(8)).astype(np.float32).reshape(1, 8, 1), "powers"),
-        tensor(np.float32(0.0), "silence"),
-        tensor(np.float32(1.0), "shift"),
-        tensor(np.int64(0), "zero"),
-        tensor(np.int64(1), "one"),
+        tensor(np.array(0.0, np.float32), "silence"),
+        tensor(np.array(1.0, np.float32), "shift"),
+        tensor(np.array(0, np.int64), "zero"),
+        tensor(np.array(1, np.int64), "one"),
         tensor(np.array([1], np.int64), "rows"),
     ]
     inputs: dict[str, list[str | int]] = {"feats": ["B", 128, "T"], "feats_length": ["B"]}
@@ -91,7 +78,6 @@ def _save(
     inputs: dict[str, list[str | int]],
     output: tuple[str, list[str | int], str],
 ) -> None:
-    onnx = _onnx()
     info, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
     graph = onnx.helper.make_graph(
         nodes,
