@@ -18,7 +18,7 @@ from training.nano import phones, settings, whisper
 from training.nano import thinker as thinker_stage
 from training.nano.chat_data import ChatExamples
 from training.nano.dialogue import ANSWERING, VOICES
-from training.nano.fit import Task, fit, trained
+from training.nano.fit import Task, fit, stage_dir, trained
 from training.nano.generate import edit_distance
 from training.nano.hearing_data import VARIANTS, Features, Heard, HeardExamples, Sound
 from training.nano.speech import Store, batches_by_length
@@ -26,7 +26,7 @@ from training.nano.thinker_model import NanoThinker
 
 ADAPTER_HIDDEN = 512
 NUM_STEPS = 16_000
-SHARES = {"speak": 0.3, "transcribe": 0.25, "repeat": 0.25, "chat": 0.2}
+SHARES = {"speak": 0.4, "transcribe": 0.3, "repeat": 0.2, "chat": 0.1}
 BATCH = {"transcribe": 24, "repeat": 12, "chat": 10}
 USUAL_WORDING = 0.5  # of the examples are asked for as the server does by itself
 LEARNING_RATE = 1e-3
@@ -178,7 +178,8 @@ def run() -> dict[str, float]:
     """Train from the last checkpoint on."""
     torch.manual_seed(0)
     thinker = NanoThinker(thinker_stage.sizes())
-    thinker.load_state_dict(trained("thinker", averaged=True)[0])
+    if (stage_dir("thinker") / "last.pt").exists():  # else from what `restore` found
+        thinker.load_state_dict(trained("thinker", averaged=True)[0])
     thinker.compile_layers()
     model = HearingModel(thinker)
     task = HearingTask(model)

@@ -26,7 +26,7 @@ from training.nano.progress import track
 from training.nano.speech import Store, Utterance
 
 VARIANTS = ("clean", "noisy")
-NUM_HEARD = {"female": 7_000, "male": 3_000, "female-chat": 1_000, "male-chat": 1_000}
+NUM_HEARD = {"female": 12_000, "male": 4_300, "female-chat": 1_000, "male-chat": 1_000}
 NOISE_DB = (12.0, 30.0)  # speech above noise
 INPUT_RATE_HZ = 16_000
 Wording = tuple[str, str]  # system prompt, and what the user writes after the sound; either may be empty
@@ -79,9 +79,11 @@ def run(voice: str) -> dict[str, float]:
     rows = sum(count for _, count in index)
     features_file(voice).touch()
     os.truncate(features_file(voice), rows * whisper.STATE * 2)
-    # Held-out lines first, then the most everyday ones: a run that is cut short has what matters most.
+    # Held-out lines first, then the most everyday ones: a run that is cut short has what matters most. Lines
+    # are picked by what is not encoded yet, as the store may have grown since.
+    done = {offset for offset, _ in index}
     order = sorted(store.utterances, key=lambda u: (not u.held_out, u.domain != "spoken"))
-    todo = order[len(index) : NUM_HEARD[voice]]
+    todo = [u for u in order if u.offset not in done][: max(0, NUM_HEARD[voice] - len(index))]
     with open(features_file(voice), "ab") as file:
         for i, utterance in enumerate(track(todo, f"hearing-{voice}")):
             both, count = _encode(encoder, store, utterance)
