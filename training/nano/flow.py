@@ -49,7 +49,6 @@ LEARNING_RATE = 1e-3
 MU_WEIGHT = 1.0
 PREFIX_SHARE, MAX_PREFIX = 0.5, 0.5
 CHUNKED_SHARE, MIN_CHUNK, MAX_CHUNK = 0.5, 5, 30
-PROMPT_SHARE, PROMPT_CODES, MAX_PROMPT_ERRORS = 0.8, (40, 110), 0.4
 SPEAKER_NOISE = 0.04
 MEL_MEAN = -6.0
 ANCHORS, ANCHOR, VIEW_WEIGHT, MAX_GAIN = 16, 400.0, 0.05, 8.0
@@ -214,35 +213,15 @@ class FlowTask:
 
 
 class EncoderTask(FlowTask):
-    """The encoder's guess alone: half the work of a whole pass, and what the DiT builds on.
-
-    Most utterances come after codes of another one of their voice, as answers come after a voice prompt:
-    these are what tells the encoder whose mel to guess. Some are wrong, as the speech tokenizer's are.
-    """
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__(flow)
-        self.prompts = {voice: store.split(held_out=False) for voice, store in self.stores.items()}
+    """The encoder's guess alone: half the work of a whole pass, and what the DiT builds on."""
 
     def _loss(
         self, utterances: list[Utterance], rng: np.random.Generator, chunk: int | None
     ) -> tuple[Tensor, dict[str, float]]:
-        before = [self._prompt(u.voice, rng) for u in utterances]
-        codes = [torch.cat([p, torch.tensor(u.codes)]) for p, u in zip(before, utterances, strict=True)]
+        codes = [torch.tensor(u.codes) for u in utterances]
         mus = self.flow.encode(codes, [NoMemory(chunk) for _ in codes], [True] * len(codes))
-        own = [mu[2 * len(p) :] for p, mu in zip(before, mus, strict=True)]
-        guess = F.l1_loss(torch.cat(own), torch.cat([self.mel(u) for u in utterances]))
+        guess = F.l1_loss(torch.cat(mus), torch.cat([self.mel(u) for u in utterances]))
         return guess, {"mu": guess.item()}
-
-    def _prompt(self, voice: str, rng: np.random.Generator) -> Tensor:
-        """Codes of a few seconds of a voice, or none."""
-        if rng.random() >= PROMPT_SHARE:
-            return torch.zeros(0, dtype=torch.long)
-        known = self.prompts[voice]
-        codes = np.array(known[rng.integers(len(known))].codes[: int(rng.integers(*PROMPT_CODES))])
-        wrong = rng.random(len(codes)) < MAX_PROMPT_ERRORS * rng.random()
-        codes[wrong] = rng.permutation(codes)[wrong]
-        return torch.from_numpy(codes)
 
 
 def _sizes() -> dict[str, object]:
