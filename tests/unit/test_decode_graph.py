@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from thinker_kit import Answer, Kit, add, collect, idle, run_all
+from thinker_kit import Answer, Kit, add, collect, idle, kit_of, run_all
 
 from cadence.errors import CadenceError, StageFailed
 from cadence.models.device_graph import CudaGraphs, GraphBackend
@@ -17,23 +17,15 @@ from cadence.thinker.kv_cache import Span, StepAttention
 from cadence.types import StepOutput
 from graph_kit import FakeGraphs
 
-_KITS: dict[str, Kit] = {}
-
 
 @pytest.fixture
 def kit(tiny_checkpoint: Path, device: str) -> Kit:
-    if device not in _KITS:
-        _KITS[device] = Kit(tiny_checkpoint, device)
-    return _KITS[device]
+    return kit_of(tiny_checkpoint, device)
 
 
 @pytest.fixture
 def alone(kit: Kit) -> dict[str, Answer]:
-    if not kit.alone:
-        core = kit.core()
-        for request in kit.variety():
-            kit.alone.update(run_all(core, [request]))
-    return kit.alone
+    return kit.alone()
 
 
 def backend_of(kit: Kit) -> GraphBackend:

@@ -7,29 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from thinker_kit import Answer, Kit, add, collect, idle, run_all
+from thinker_kit import Answer, Kit, add, collect, idle, kit_of, run_all
 
 from cadence.errors import CadenceError, InvalidRequest, PromptTooLong, StageFailed
 from cadence.types import StepOutput
 
-_KITS: dict[str, Kit] = {}
-
 
 @pytest.fixture
 def kit(tiny_checkpoint: Path, device: str) -> Kit:
-    if device not in _KITS:
-        _KITS[device] = Kit(tiny_checkpoint, device)
-    return _KITS[device]
+    return kit_of(tiny_checkpoint, device)
 
 
 @pytest.fixture
 def alone(kit: Kit) -> dict[str, Answer]:
-    """Each request of the variety run by itself, whole prompt in one step."""
-    if not kit.alone:
-        core = kit.core()
-        for request in kit.variety():
-            kit.alone.update(run_all(core, [request]))
-    return kit.alone
+    return kit.alone()
 
 
 @pytest.mark.parametrize("tokens", [16, 37, 512])

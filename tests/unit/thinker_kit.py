@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ class Kit:
         self.special = self.tokenizer.special
         self.model: StepAudio = load_step_audio(root, device=torch.device(device), dtype="float32")
         self.model.prepare()
-        self.alone: dict[str, Answer] = {}
+        self._alone: dict[str, Answer] = {}
+
+    def alone(self) -> dict[str, Answer]:
+        """Each request of the variety run by itself, whole prompt in one eager step."""
+        if not self._alone:
+            core = self.core()
+            for request in self.variety():
+                self._alone.update(run_all(core, [request]))
+        return self._alone
 
     def core(self, graphs: GraphBackend | None = None, **limits: Any) -> ThinkerCore:
         """An engine with room for everything, unless `limits` say otherwise; eager without `graphs`."""
@@ -83,6 +92,12 @@ class Kit:
             self.request("plain", num_ids=1, seed=4, temperature=1.3),
             self.request("counted", seed=5, frequency_penalty=0.5, presence_penalty=0.5, top_k=40),
         ]
+
+
+@cache
+def kit_of(root: Path, device: str) -> Kit:
+    """One kit for all tests of a checkpoint on a device: loading is most of their time."""
+    return Kit(root, device)
 
 
 def add(core: ThinkerCore, request: ThinkerRequest) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from cadence.bench.stage import STEADY, Stage, dit_flop, matmul_peak, median_s
 from cadence.config import Token2WavConfig
 from cadence.models.flow_stream import VoiceState
+from cadence.token2wav.scheduler import ChunkCutter
 from cadence.types import CODES_PER_SECOND, ChunkSchedule
 
 __all__ = ["measure_token2wav"]
@@ -59,9 +60,12 @@ def measure_token2wav(
 
 def _first_sound(stage: Stage, voice: VoiceState, schedule: ChunkSchedule) -> None:
     """Render chunks of the schedule until there is sound."""
-    stream, start, size = [stage.open(voice)], 0, schedule.first
-    while not len(stage.chunk(stream, start, size)[0]):
-        start, size = start + size, min(schedule.steady, round(size * schedule.growth))
+    stream, cutter, start = [stage.open(voice)], ChunkCutter(schedule), 0
+    while chunk := cutter.next(schedule.steady + schedule.lookahead, ended=False):
+        if len(stage.chunk(stream, start, chunk.num_codes)[0]):
+            break
+        start += chunk.num_codes
+        cutter.advance()
 
 
 def _steady(stage: Stage, voice: VoiceState, rounds: int, num_streams: int) -> dict[str, float]:

@@ -7,6 +7,7 @@ of unequal length go through one product.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from cadence.models.onnx_graph import Graph
 
 __all__ = ["BlockGraphs", "BlockWeights", "graphs_work", "mish"]
+
+_log = logging.getLogger(__name__)
 
 _TAPS = 3
 _MISH_LIMIT = 20.0  # beyond it tanh(softplus(x)) is 1 in float32
@@ -174,7 +177,8 @@ def graphs_work() -> bool:
     graph.output(graph.call("Gelu", _linear(graph, name, weight, bias), approximate="tanh"), 2)
     try:
         (found,) = graph.load(1)({"x": x.numpy()})
-    except Exception:  # noqa: BLE001 - the runtime's errors have no common base
+    except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base
+        _log.warning("ONNX Runtime cannot run the flow's blocks, slower kernels do: %s", error)
         return False
     expected = nn.functional.gelu(nn.functional.linear(x, weight, bias), approximate="tanh")
     return torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
