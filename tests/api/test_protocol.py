@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from typing import Any
 
 import pytest
+
+from cadence.server.protocol import HttpProtocol
 
 from .conftest import Live
 
@@ -56,3 +59,18 @@ async def test_silence_is_not_waited_for(live: Live, monkeypatch: pytest.MonkeyP
         assert (await client.get("/health")).status_code == 200
         await asyncio.sleep(0.2)
         assert (await client.get("/health")).status_code == 200
+
+
+async def test_small_packets_do_not_wait(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    connection_made = HttpProtocol.connection_made
+
+    def made(self: HttpProtocol, transport: Any) -> None:
+        connection_made(self, transport)
+        accepted = transport.get_extra_info("socket")
+        found.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(HttpProtocol, "connection_made", made)
+    async with live.http() as client:
+        await client.get("/health")
+    assert len(found) == 1 and found[0]
