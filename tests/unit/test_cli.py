@@ -97,8 +97,9 @@ def test_enforce_eager_reaches_both_stages() -> None:
 
 
 def test_speed_flags_reach_their_stages() -> None:
-    got = config("m", "--thinker-weights", "int8", "--first-chunk", "8")
+    got = config("m", "--thinker-weights", "int8", "--first-chunk", "8", "--flow-history", "20")
     assert got.thinker.weights == "int8"
+    assert got.token2wav.flow_history_s == 20.0
     assert (got.token2wav.schedule.first, got.token2wav.schedule.steady) == (8, 25)
     usual = config("m")
     assert (usual.thinker.weights, usual.token2wav.schedule.first) == ("plain", 9)

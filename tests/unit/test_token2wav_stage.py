@@ -25,7 +25,7 @@ from cadence.errors import (
     StageFailed,
 )
 from cadence.token2wav import runner
-from cadence.token2wav.local import LocalToken2Wav
+from cadence.token2wav.local import LocalToken2Wav, load_runner
 from cadence.types import CODE_SAMPLES, ChunkSchedule, SpeechRequest
 
 CODES = [int(code) for code in np.random.default_rng(0).integers(0, 6561, 120)]
@@ -95,6 +95,27 @@ async def test_a_checkpoint_may_ask_for_other_steps_and_the_config_has_the_last_
     assert np.abs(await sound(2) - three).max() > 1e-2
     with pytest.raises(CheckpointError, match="flow_steps"):
         await sound(None, flow_steps=0)
+
+
+def test_a_checkpoint_may_ask_for_a_shorter_history_and_the_config_has_the_last_word(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, root)
+    file = root / "generation_config.json"
+    plain = json.loads(file.read_text())
+
+    def codes(configured: float | None, **asked: object) -> int:
+        file.write_text(json.dumps(plain | asked))
+        config = dataclasses.replace(CONFIG, flow_history_s=configured)
+        return load_runner(root, config).sampler.max_history_codes
+
+    assert codes(None) == 2500  # 100 s, where the reference's positions end
+    assert codes(None, flow_history_s=20) == 500
+    assert codes(30.0, flow_history_s=20) == 750
+    for wrong in (4, 101, True, "20"):
+        with pytest.raises(CheckpointError, match="flow_history_s"):
+            codes(None, flow_history_s=wrong)
 
 
 # ------------------------------------------------------------------ lengths
@@ -348,7 +369,14 @@ async def test_half_precision_sounds_alike_in_length(tiny_checkpoint: Path, dtyp
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"flow_weights": "int3"}, {"flow_cache": "int8"}, {"flow_window_s": 0.1}, {"flow_window_s": 31.0}],
+    [
+        {"flow_weights": "int3"},
+        {"flow_cache": "int8"},
+        {"flow_window_s": 0.1},
+        {"flow_window_s": 31.0},
+        {"flow_history_s": 4.0},
+        {"flow_history_s": 101.0},
+    ],
 )
 def test_options_of_the_flow_are_refused_by_name(tiny_checkpoint: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

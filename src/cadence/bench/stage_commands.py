@@ -37,6 +37,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--flow-weights", type=click.Choice(["plain", "int8"]), default="plain"),
             click.option("--flow-cache", type=click.Choice(["plain", "float16"]), default="plain"),
             click.option("--flow-window", type=float, help="Seconds.  [default: the recording's]"),
+            click.option("--flow-history", type=float, help="Seconds.  [default: the checkpoint's, or 100]"),
             click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here."),
         ]
     ):
@@ -74,6 +75,7 @@ def _asked(options: dict[str, Any]) -> tuple[Path, Path, Token2WavConfig]:
         flow_weights=options["flow_weights"],
         flow_cache=options["flow_cache"],
         flow_window_s=options["flow_window"],
+        flow_history_s=options["flow_history"],
     )
     return checkpoint, options["voice"] or checkpoint / "assets" / "default_female.wav", config
 

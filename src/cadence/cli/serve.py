@@ -85,6 +85,11 @@ NO_EFFECT = {
     type=click.FloatRange(0.5, 30.0),
     help="Seconds a stream looks back on, at most the voice's recording.  [default: as much]",
 )
+@click.option(
+    "--flow-history",
+    type=click.FloatRange(5.0, 100.0),
+    help="Seconds of its speech that a stream's encoder attends to.  [default: the checkpoint's, or 100]",
+)
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Requests computed at once, per stage.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Context length in tokens.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens per step of the Thinker.")
@@ -170,6 +175,8 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
         token2wav["schedule"] = replace(base.token2wav.schedule, first=options["first_chunk"])
     if options["flow_window"] is not None:
         token2wav["flow_window_s"] = options["flow_window"]
+    if options["flow_history"] is not None:
+        token2wav["flow_history_s"] = options["flow_history"]
     thinker = stage | _given(options, "max_model_len", "max_num_batched_tokens", "enable_prefix_caching")
     if options["thinker_weights"] is not None:
         thinker["weights"] = options["thinker_weights"]

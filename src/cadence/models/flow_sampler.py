@@ -25,7 +25,7 @@ from cadence.models.noise import NoiseStrip
 from cadence.models.rows import pack, unpack
 from cadence.models.transfers import to_device
 
-__all__ = ["FlowSampler", "Solve", "Utterance"]
+__all__ = ["MAX_HISTORY_CODES", "FlowSampler", "Solve", "Utterance"]
 
 MAX_HISTORY_CODES = 2500  # 100 s, where the reference's positions end
 
@@ -59,7 +59,7 @@ class FlowSampler:
         eagerly)."""
         self.graphs = None if graphs is None else FlowGraphs(graphs, flow.estimator)
         self._memory = memory
-        self.flow, self.num_steps, self._max_codes = flow, num_steps, max_history_codes
+        self.flow, self.num_steps, self.max_history_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()
         self.noise = noise or NoiseStrip(flow.config.mel_dim, device=self._like.device)
         times, self._deltas = _schedule(num_steps)
@@ -114,7 +114,7 @@ class FlowSampler:
         return self._run(streams, ready, last, speakers)
 
     def _stream(self, voice: VoiceState | None) -> FlowStream:
-        max_codes = self._max_codes if voice is not None else 1 << 30
+        max_codes = self.max_history_codes if voice is not None else 1 << 30
         return FlowStream(
             self.flow.config,
             voice,

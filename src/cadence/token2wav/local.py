@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from cadence.errors import CheckpointError, ConfigError, RequestAborted, StageFa
 from cadence.models.device_graph import graph_backend
 from cadence.models.device_stream import StageStream
 from cadence.models.flow import load_flow
-from cadence.models.flow_sampler import FlowSampler
+from cadence.models.flow_sampler import MAX_HISTORY_CODES, FlowSampler
 from cadence.models.flow_stream import FlowMemory
 from cadence.models.hift_weights import load_hift
 from cadence.models.noise import NoiseStrip
@@ -26,13 +27,15 @@ from cadence.token2wav.session import Outcome, Session
 from cadence.token2wav.voice_cache import VoiceCache
 from cadence.token2wav.voices import MAX_PROMPT_S, VoiceStore
 from cadence.token2wav.worker import Worker
-from cadence.types import AudioChunk, SpeechRequest, VoiceSample
+from cadence.types import CODE_SAMPLES, OUTPUT_RATE_HZ, AudioChunk, SpeechRequest, VoiceSample
 
 __all__ = ["LocalToken2Wav", "load_runner"]
 
 _FOLDER = "token2wav"  # where a checkpoint keeps this stage's files
 _PUBLIC_STEPS = 10  # a constant in the reference
 _FRAMES_PER_SECOND = 50
+_MIN_HISTORY_S = 5.0
+_MAX_HISTORY_S = MAX_HISTORY_CODES * CODE_SAMPLES / OUTPUT_RATE_HZ
 
 Progress = Callable[[str, float], None]
 
@@ -167,7 +170,14 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
     noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
     steps = config.num_steps or _default_steps(root)
     graphs = graph_backend(device, enforce_eager=config.enforce_eager)
-    sampler = FlowSampler(flow, num_steps=steps, noise=noise, memory=_memory(config), graphs=graphs)
+    sampler = FlowSampler(
+        flow,
+        num_steps=steps,
+        noise=noise,
+        max_history_codes=_history_codes(root, config),
+        memory=_memory(config),
+        graphs=graphs,
+    )
     report("Loading the vocoder", 0.4)
     return Runner(sampler, load_hift(root / _FOLDER, device, dtype, num_threads=config.threads))
 
@@ -186,8 +196,29 @@ def _memory(config: Token2WavConfig) -> FlowMemory:
 
 def _default_steps(root: Path) -> int:
     """Steps of the solver that a checkpoint asks for: `flow_steps` in its generation config."""
-    file = root / "generation_config.json"
-    steps = read_json(file).get("flow_steps", _PUBLIC_STEPS) if file.exists() else _PUBLIC_STEPS
+    file, steps = _asked(root, "flow_steps", _PUBLIC_STEPS)
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 100:
         raise CheckpointError(f"{file}: flow_steps must be an integer from 1 to 100, found {steps!r}.")
     return steps
+
+
+def _history_codes(root: Path, config: Token2WavConfig) -> int:
+    """Codes that a stream's encoder attends to: the configuration's seconds, or `flow_history_s` in the
+    checkpoint's generation config (a model that was trained on short texts knows nothing of a minute ago)."""
+    rule = f"flow_history_s must be between {_MIN_HISTORY_S:g} and {_MAX_HISTORY_S:g} seconds, found"
+    seconds = config.flow_history_s
+    if seconds is not None and not _MIN_HISTORY_S <= seconds <= _MAX_HISTORY_S:
+        raise ConfigError(f"{rule} {seconds!r}.", param="token2wav.flow_history_s")
+    if seconds is None:
+        file, asked = _asked(root, "flow_history_s", _MAX_HISTORY_S)
+        is_number = isinstance(asked, int | float) and not isinstance(asked, bool)
+        if not is_number or not _MIN_HISTORY_S <= asked <= _MAX_HISTORY_S:
+            raise CheckpointError(f"{file}: {rule} {asked!r}.")
+        seconds = float(asked)
+    return round(seconds * OUTPUT_RATE_HZ / CODE_SAMPLES)
+
+
+def _asked(root: Path, name: str, default: Any) -> tuple[Path, Any]:
+    """What a checkpoint's generation config says, and the file."""
+    file = root / "generation_config.json"
+    return file, read_json(file).get(name, default) if file.exists() else default
