@@ -24,8 +24,9 @@ from cadence.errors import (
     RequestAborted,
     StageFailed,
 )
-from cadence.token2wav import runner
 from cadence.token2wav.local import LocalToken2Wav, load_runner
+from cadence.token2wav.runner import Runner
+from cadence.token2wav.whole import WholeSound
 from cadence.types import CODE_SAMPLES, ChunkSchedule, SpeechRequest
 
 CODES = [int(code) for code in np.random.default_rng(0).integers(0, 6561, 120)]
@@ -129,16 +130,36 @@ async def test_every_code_becomes_960_samples(stage: LocalToken2Wav, num_codes: 
         assert len(chunks) == min(1, num_codes)
 
 
-async def test_a_long_whole_utterance_is_vocoded_in_pieces(
+async def test_streams_are_served_between_the_pieces_of_a_whole_utterance(
     stage: LocalToken2Wav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = np.concatenate(await speak(stage, "a", CODES, streaming=False))
-    monkeypatch.setattr(runner, "_MAX_WHOLE_FRAMES", 100)
-    pieces = await speak(stage, "a", CODES, streaming=False)
-    assert len(pieces) == 1 and pieces[0].shape == whole.shape
-    assert (
-        np.abs(pieces[0][: 90 * 480] - whole[: 90 * 480]).max() < 0.05
-    )  # the same sound up to the first seam
+    turns: list[str] = []
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    advance, render = WholeSound.advance, Runner.render
+
+    def piece(self: WholeSound, max_frames: int) -> bool:
+        turns.append("piece")
+        loop.call_soon_threadsafe(begun.set)
+        return advance(self, max_frames)
+
+    def chunk(self: Runner, *args: Any) -> Any:
+        turns.append("chunk")
+        return render(self, *args)
+
+    async def later() -> AsyncIterator[Sequence[int]]:
+        await begun.wait()
+        yield CODES[:12]
+
+    alone = np.concatenate(await speak(stage, "a", CODES, streaming=False))
+    monkeypatch.setattr(WholeSound, "advance", piece)
+    monkeypatch.setattr(Runner, "render", chunk)
+    monkeypatch.setattr("cadence.token2wav.worker.whole_piece", lambda num_streams: 2)
+    request = SpeechRequest(request_id="b", voice="default", seed=1, streaming=True)
+    whole, _ = await asyncio.gather(
+        speak(stage, "a", CODES, streaming=False), anext(stage.generate(request, later()))
+    )
+    assert_same_sound(np.concatenate(whole), alone)
+    assert turns.index("chunk") < len(turns) - 1 - turns[::-1].index("piece")
 
 
 async def test_the_first_sound_comes_before_the_last_code(stage: LocalToken2Wav) -> None:

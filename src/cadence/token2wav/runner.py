@@ -18,13 +18,12 @@ from cadence.token2wav.scheduler import Chunk
 from cadence.token2wav.session import StreamState
 from cadence.token2wav.voice_cache import prompt_tensors
 from cadence.token2wav.voices import VoicePrompt
+from cadence.token2wav.whole import MAX_AT_ONCE, WholeSound
 
 if TYPE_CHECKING:
     from cadence.types import Waveform
 
-__all__ = ["Runner", "WholeJob"]
-
-_MAX_WHOLE_FRAMES = 3000  # a minute; the vocoder's widest layer takes 30 KB a frame, several times over
+__all__ = ["Runner", "WholeJob", "waveform"]
 
 T = TypeVar("T")
 
@@ -108,15 +107,21 @@ class Runner:
         utterance = Utterance(torch.tensor(codes, dtype=torch.long), *prompt_tensors(prompt))
         return WholeJob(self.sampler.start([utterance]), len(utterance.prompt_mel))
 
+    def speak_whole(self, job: WholeJob, generator: torch.Generator) -> WholeSound:
+        """The vocoder's work on a complete job, to be advanced piece by piece."""
+        return WholeSound(self.vocoder, job.mel, generator)
+
     def finish_whole(self, job: WholeJob, generator: torch.Generator) -> Waveform:
-        """Sound [960 n] of a complete job. A long one is vocoded piece by piece, in bounded memory."""
-        *pieces, rest = torch.split(job.mel, _MAX_WHOLE_FRAMES, dim=1)
-        if not pieces:
-            sound, _ = self.vocoder.vocode(rest[None], generators=[generator])
-            return _numpy(sound[0])[0]
-        state = HiFTState(generator=generator)
-        sounds = [self.vocoder.stream(state, piece) for piece in pieces]
-        return _numpy(torch.cat([*sounds, self.vocoder.stream(state, rest, last=True)]))[0]
+        """Sound [960 n] of a complete job, all of it now."""
+        speech = self.speak_whole(job, generator)
+        while not speech.advance(MAX_AT_ONCE):
+            pass
+        return waveform(speech)
+
+
+def waveform(speech: WholeSound) -> Waveform:
+    """Complete sound on the host."""
+    return _numpy(speech.sound)[0]
 
 
 def _draws(state: HiFTState) -> Tensor | None:

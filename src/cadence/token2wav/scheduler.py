@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from cadence.errors import ConfigError
 from cadence.types import ChunkSchedule
 
-__all__ = ["DRY_S", "Candidate", "Chunk", "ChunkCutter", "check_schedule", "choose"]
+__all__ = ["DRY_S", "Candidate", "Chunk", "ChunkCutter", "check_schedule", "choose", "whole_piece"]
 
 DRY_S = 1.0
 """A listener with less sound than this left to play is served before those who have more."""
+
+_PIECE_BESIDE_STREAMS, _PIECE_ALONE = 100, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +106,9 @@ def choose(candidates: Sequence[Candidate], *, max_batch: int) -> list[str]:
     quota = max(1, max_batch // 2, max_batch - len(running))
     ordered = new[:quota] + running + new[quota:]
     return [c.request_id for c in ordered[:max_batch]]
+
+
+def whole_piece(num_streams: int) -> int:
+    """Frames (50 a second) of a whole utterance to vocode before streams get their next turn. Small ones cost
+    a third more, so they are for when somebody listens."""
+    return _PIECE_BESIDE_STREAMS if num_streams else _PIECE_ALONE

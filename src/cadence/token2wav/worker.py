@@ -13,15 +13,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cadence.config import Token2WavConfig
 from cadence.errors import CadenceError, InvalidRequest, StageFailed
 from cadence.models.flow_stream import VoiceState
-from cadence.token2wav.runner import Runner, WholeJob
-from cadence.token2wav.scheduler import Candidate, Chunk, choose
+from cadence.token2wav.runner import Runner, WholeJob, waveform
+from cadence.token2wav.scheduler import Candidate, Chunk, choose, whole_piece
 from cadence.token2wav.session import Outcome, Session, StreamState
 from cadence.token2wav.voice_cache import VoiceCache
+from cadence.token2wav.whole import WholeSound
 
 if TYPE_CHECKING:
     from cadence.types import VoiceSample, Waveform
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _log = logging.getLogger("cadence.token2wav")
+
+
+@dataclass(slots=True)
+class _Whole:
+    """A whole utterance under way: through the flow, then through the vocoder."""
+
+    session: Session
+    job: WholeJob
+    speech: WholeSound | None = None
 
 
 class Worker:
@@ -47,7 +58,7 @@ class Worker:
         self._changed = threading.Condition()
         self._active: dict[str, Session] = {}
         self._waiting: deque[Session] = deque()
-        self._whole: tuple[Session, WholeJob] | None = None
+        self._whole: _Whole | None = None
         self._closed: CadenceError | None = None
         self._step_since: float | None = None  # when the computation under way began
         self._start_thread = start_thread
@@ -217,7 +228,7 @@ class Worker:
             self._shut(StageFailed("The vocoder stage broke."))
 
     def _turn(self) -> bool:
-        """One batch of chunks, then one step of a whole utterance; False when closed."""
+        """One batch of chunks, then one step or piece of a whole utterance; False when closed."""
         with self._changed:
             batch: list[tuple[Session, Chunk, list[int]]] = []
             while self._closed is None:
@@ -291,21 +302,26 @@ class Worker:
     def _advance_whole(self) -> None:
         """Begin, advance or finish one whole utterance."""
         with self._changed:
-            if self._whole is not None and not self._is_held(self._whole[0]):
+            if self._whole is not None and not self._is_held(self._whole.session):
                 self._whole = None
-            session = self._whole[0] if self._whole else self._next_whole()
+            session = self._whole.session if self._whole else self._next_whole()
             if session is None:
                 return
             codes, prompt = list(session.pending), session.prompt
+            piece = whole_piece(sum(other.request.streaming for other in self._active.values()))
         try:
             if self._whole is None:
                 assert prompt is not None, "it is ready only with its prompt"
-                self._whole = (session, self._runner.begin_whole(codes, prompt))
+                self._whole = _Whole(session, self._runner.begin_whole(codes, prompt))
                 return
-            job = self._whole[1]
-            if not job.advance():
+            whole = self._whole
+            if whole.speech is None:
+                if whole.job.advance():
+                    whole.speech = self._runner.speak_whole(whole.job, session.generator)
                 return
-            result: Waveform | Exception = self._runner.finish_whole(job, session.generator)
+            if not whole.speech.advance(piece):
+                return
+            result: Waveform | Exception = waveform(whole.speech)
         except Exception as error:  # noqa: BLE001 - the request's border: the error ends it alone
             result = _as_stage_error(error)
         with self._changed:
