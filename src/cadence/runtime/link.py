@@ -15,6 +15,7 @@ from cadence.types import AudioChunk, SpeechRequest, StepOutput, ThinkerRequest
 __all__ = ["StageLink", "StageStream"]
 
 _CREDIT = {"thinker": 64, "token2wav": 4}  # outputs on their way or unread, per stream
+_CREDIT_SHARE = 4  # credit goes back a quarter of it at a time: a frame for each step's id would cost as much
 
 
 class StageLink:
@@ -153,6 +154,7 @@ class StageStream:
     def __init__(self, link: StageLink, number: int) -> None:
         self.number = number
         self._link = link
+        self._num_owed = 0
         self._outputs: deque[Frame] = deque()
         self._news = asyncio.Event()
         self._ended = False
@@ -163,7 +165,7 @@ class StageStream:
         while True:
             while self._outputs:
                 value = decode_output(self._outputs.popleft())
-                self._link.send({"t": "credit", "stream": self.number, "count": 1})
+                self._give_credit()
                 yield value
             if self._ended:
                 break
@@ -182,6 +184,13 @@ class StageStream:
             self.finish(error)
         except Exception as error:  # noqa: BLE001 - the codes' source is foreign code to a stage
             self.finish(InternalError(f"The source of speech codes failed ({type(error).__name__})."))
+
+    def _give_credit(self) -> None:
+        """An output was read."""
+        self._num_owed += 1
+        if self._num_owed * _CREDIT_SHARE >= _CREDIT[self._link.name]:
+            self._link.send({"t": "credit", "stream": self.number, "count": self._num_owed})
+            self._num_owed = 0
 
     def add(self, value: Frame) -> None:
         """An output came."""

@@ -96,7 +96,8 @@ class Worker:
                 session.push(codes)
             except ValueError as error:
                 self._end(session, StageFailed(f"The vocoder stage refused its input: {error}."))
-            self._changed.notify()
+            if session.next_chunk() is not None:  # most codes complete none: let the thread sleep
+                self._changed.notify()
 
     def finish(self, session: Session) -> None:
         """No more codes come."""
