@@ -57,6 +57,33 @@ async def test_load_reports_progress_and_serves(tiny_checkpoint: Path, kit: Kit)
         await stage.aclose()
 
 
+async def test_the_first_speech_finds_everything_laid_out_and_nothing_left_behind(
+    tiny_checkpoint: Path, kit: Kit
+) -> None:
+    stage = LocalThinker.load(tiny_checkpoint, CONFIG)
+    try:
+        stats = await stage.stats()
+        assert stats["kv_tokens_used"] == stats["kv_tokens_kept"] == stats["num_running"] == 0
+        heads = set(stage.core.runner.model._heads)
+        assert len(heads) > 1
+        await read(stage, replace(kit.request("x", temperature=0, max_tokens=40), forced_text_ids=(5, 6, 7)))
+        await read(stage, kit.request("y", temperature=0))
+        assert set(stage.core.runner.model._heads) == heads
+    finally:
+        await stage.aclose()
+
+
+def test_a_stage_that_cannot_step_does_not_load(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, chunks: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr("cadence.thinker.runner.ThinkerRunner.step", broken)
+    with pytest.raises(StageFailed):
+        LocalThinker.load(tiny_checkpoint, CONFIG)
+
+
 @pytest.mark.parametrize("enforce_eager", [False, True])
 async def test_steps_are_captured_unless_told_otherwise(
     tiny_checkpoint: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch, enforce_eager: bool

@@ -119,6 +119,18 @@ def test_a_checkpoint_may_ask_for_a_shorter_history_and_the_config_has_the_last_
             codes(None, flow_history_s=wrong)
 
 
+# ------------------------------------------------------------------ warm-up
+def test_a_stage_that_cannot_render_does_not_load(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Runner, states: Sequence[object], *args: object) -> list[Exception]:
+        return [StageFailed("no kernel") for _ in states]
+
+    monkeypatch.setattr(Runner, "render", broken)
+    with pytest.raises(StageFailed, match="no kernel"):
+        LocalToken2Wav.load(tiny_checkpoint, CONFIG)
+
+
 # ------------------------------------------------------------------ lengths
 @pytest.mark.parametrize("num_codes", [0, 1, 2, 3, 4, 5, 8, 9, 24, 25, 26, 27, 28, 29])
 @pytest.mark.parametrize("streaming", [True, False])

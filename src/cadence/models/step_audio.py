@@ -57,6 +57,11 @@ class StepAudio(nn.Module):
         if self.device.type != "cpu" or size <= total_memory_bytes() * PREPARED_MEMORY_SHARE:
             self._step = DecoderStep(self.model)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the decoder is laid out for serving; else its weights are read where they are mapped."""
+        return self._step is not None
+
     def decode(self, embeds: Tensor, positions: Tensor, memory: AttentionMemory) -> Tensor:
         """Hidden states [N, hidden] of embeds [N, hidden] at `positions` [N]: see `Qwen2.forward`."""
         if self._step is None:

@@ -26,6 +26,7 @@ from cadence.text import Tokenizer
 from cadence.thinker.core import CoreLimits, ThinkerCore
 from cadence.thinker.kv_cache import kv_token_bytes
 from cadence.thinker.prefix import audio_digests
+from cadence.thinker.warm_up import warm_up
 from cadence.types import StepOutput, ThinkerRequest
 
 __all__ = ["LocalThinker"]
@@ -101,6 +102,13 @@ class LocalThinker:
         graphs = graph_backend(model.device, enforce_eager=config.enforce_eager)
         core = ThinkerCore(model, tokenizer.special, limits, graphs=graphs)
         thinker = cls(core, threads=config.threads, stream=StageStream(model.device))
+        if model.is_prepared:  # weights that are only mapped would all be read for it
+            report("warm-up", 0.95)
+            try:
+                thinker._submit(lambda: warm_up(core)).result()
+            except BaseException:
+                thinker._stop()
+                raise
         report("ready", 1.0)
         return thinker
 
@@ -140,10 +148,13 @@ class LocalThinker:
 
     async def aclose(self) -> None:
         """See `Thinker.aclose`; returns when the thread has ended."""
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._thread.join()
 
     def _post(self, command: Callable[[], None]) -> None:
         with self._wake:
@@ -154,6 +165,10 @@ class LocalThinker:
 
     async def _call(self, function: Callable[[], _T]) -> _T:
         """Run a function on the thread, between two steps, and wait for what it returns."""
+        return await asyncio.wrap_future(self._submit(function))
+
+    def _submit(self, function: Callable[[], _T]) -> concurrent.futures.Future[_T]:
+        """Have the thread run a function between two steps."""
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
 
         def command() -> None:
@@ -165,7 +180,7 @@ class LocalThinker:
                 done.set_exception(error)
 
         self._post(command)
-        return await asyncio.wrap_future(done)
+        return done
 
     # -------------------------------------------------------------- engine thread
     def _run(self) -> None:

@@ -26,6 +26,7 @@ from cadence.token2wav.scheduler import ChunkCutter, check_schedule
 from cadence.token2wav.session import Outcome, Session
 from cadence.token2wav.voice_cache import VoiceCache
 from cadence.token2wav.voices import MAX_PROMPT_S, VoiceStore
+from cadence.token2wav.warm_up import warm_up
 from cadence.token2wav.worker import Worker
 from cadence.types import CODE_SAMPLES, OUTPUT_RATE_HZ, AudioChunk, SpeechRequest, VoiceSample
 
@@ -74,6 +75,8 @@ class LocalToken2Wav:
             report("Preparing the default voice", 0.7)
             if names := store.names():
                 voices.prepare(names[0]).result()
+                report("Warming up", 0.9)
+                warm_up(worker, names[0], config.schedule)
         except BaseException:
             worker.close()
             raise
