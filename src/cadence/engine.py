@@ -41,6 +41,7 @@ class Engine:
         config: limits.
         default_sampling: defaults by output kind ("text", "speech").
         monitors: a stage's name to a function that tells its state; for stages that may be down.
+        single_sentences: the model reads one sentence at a time.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Engine:
         config: EngineConfig,
         default_sampling: Mapping[str, SamplingParams],
         monitors: Mapping[str, Monitor] | None = None,
+        single_sentences: bool = False,
     ) -> None:
         self._info = info
         self._default_sampling = dict(default_sampling)
@@ -70,6 +72,7 @@ class Engine:
             ),
             max_model_len=info.max_model_len,
             default_max_tokens={kind: sampling.max_tokens for kind, sampling in default_sampling.items()},
+            single_sentences=single_sentences,
         )
         self._answers: dict[str, Answer] = {}
         self._numbers = itertools.count(1)
@@ -284,4 +287,5 @@ async def start_engine(
         config=config.engine,
         default_sampling=parts.default_sampling,
         monitors=parts.monitors,
+        single_sentences=parts.single_sentences,
     )

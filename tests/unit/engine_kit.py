@@ -60,6 +60,7 @@ class Kit:
         token2wav: dict[str, Any] | None = None,
         max_model_len: int = 4096,
         default_sampling: dict[str, SamplingParams] | None = None,
+        single_sentences: bool = False,
         **config: Any,
     ) -> tuple[Engine, FakeThinker, FakeToken2Wav]:
         """An engine and its two fakes."""
@@ -73,6 +74,7 @@ class Kit:
             info=ModelInfo(model_id="fake", max_model_len=max_model_len, voices=("default", "default_male")),
             config=EngineConfig(**config),
             default_sampling=default_sampling or {"text": SamplingParams(), "speech": SamplingParams()},
+            single_sentences=single_sentences,
         )
         return engine, brain, voice
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 
 from cadence.answers.pieces import MAX_PIECE_IDS
 from cadence.answers.sentences import split_text
-from cadence.errors import DeadlineExceeded, StageFailed
+from cadence.config import EngineConfig, ServeConfig
+from cadence.engine import start_engine
+from cadence.errors import CheckpointError, DeadlineExceeded, StageFailed
 from cadence.runtime.fake_stages import StageFault, tone
 from cadence.types import CODE_SAMPLES, Done, Message, Request, SamplingParams, TextPart, ThinkerRequest
 
@@ -114,6 +118,35 @@ def _pieces(kit: Kit, text: str) -> list[str]:
     return [piece.strip() for piece in split]
 
 
+async def test_a_model_of_single_sentences_reads_one_at_a_time(kit: Kit) -> None:
+    script = Reader(kit)
+    engine, *stages = kit.engine(script, single_sentences=True)
+    events = await collect(engine, read(SENTENCE * 3 + "Who?\nNobody."))
+    said = [kit.tokenizer.decode(request.forced_text_ids or ()) for request in script.requests]
+    assert said == [SENTENCE.strip()] * 3 + ["Who?", "Nobody."]
+    assert text_of(events) == SENTENCE * 3 + "Who?\nNobody."
+    assert stages[1].num_started == 1
+    await assert_idle(engine, *stages)
+
+
+@pytest.mark.parametrize("asked", [True, "yes"])
+async def test_a_checkpoint_says_whether_it_reads_single_sentences(
+    tiny_checkpoint: Path, tmp_path: Path, asked: object
+) -> None:
+    root = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, root)
+    file = root / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tts_single_sentences": asked}))
+    config = ServeConfig(model=str(root), engine=EngineConfig(in_process=True))
+    if not isinstance(asked, bool):
+        with pytest.raises(CheckpointError, match="tts_single_sentences"):
+            await start_engine(config)
+        return
+    engine = await start_engine(config)
+    assert engine._shop.single_sentences
+    await engine.aclose()
+
+
 async def test_a_small_context_makes_small_pieces(kit: Kit) -> None:
     script = Reader(kit)
     engine, *_ = kit.engine(script, max_model_len=320)
@@ -184,6 +217,13 @@ def test_cuts_are_where_a_reader_takes_breath(text: str, limit: int, pieces: lis
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="ab. ,\n!?。，、“”A1é\u3000", max_size=200), st.integers(1, 40))
 def test_pieces_join_to_the_text_within_the_limit(text: str, limit: int) -> None:
-    pieces = cut(text, limit)
-    assert "".join(pieces) == text
-    assert all(0 < len(piece) <= limit for piece in pieces) or text == ""
+    for single_sentences in (False, True):
+        pieces = split_text(text, limit, len, single_sentences=single_sentences)
+        assert "".join(pieces) == text
+        assert all(0 < len(piece) <= limit for piece in pieces) or text == ""
+
+
+def test_single_sentences_are_not_joined_and_long_ones_are_still_cut() -> None:
+    text = "One. Two.\nA long clause, another clause. End"
+    pieces = split_text(text, 18, len, single_sentences=True)
+    assert pieces == ["One. ", "Two.\n", "A long clause, ", "another clause. ", "End"]

@@ -58,6 +58,7 @@ class Workshop:
     admission: Admission
     max_model_len: int
     default_max_tokens: Mapping[str, int | None]
+    single_sentences: bool
 
 
 class Answer:
@@ -134,6 +135,7 @@ class Answer:
             prompt_builder=shop.prompt_builder,
             max_model_len=shop.max_model_len,
             default_max_tokens=shop.default_max_tokens.get(self._request.output),
+            single_sentences=shop.single_sentences,
         )
 
     async def _produce(self, plan: Plan) -> Done:

@@ -42,6 +42,7 @@ def plan_answer(
     prompt_builder: PromptBuilder,
     max_model_len: int,
     default_max_tokens: int | None,
+    single_sentences: bool = False,
 ) -> Plan:
     """Prompts and limits for an answer. Long audio takes a while to transform: call it in a thread.
 
@@ -49,6 +50,7 @@ def plan_answer(
         request: checked by the engine.
         stage_id: the answer's name in the stages; pieces after the first add their number.
         default_max_tokens: see `plan_request`.
+        single_sentences: the model reads one sentence at a time, because it was trained on such.
 
     Raises:
         PromptTooLong: a prompt, or one with its answer, does not fit the context.
@@ -67,7 +69,7 @@ def plan_answer(
             part, prompt, forced, max_model_len=max_model_len, default_max_tokens=default_max_tokens
         )
 
-    texts, gaps = _pieces(request, tokenizer, max_model_len)
+    texts, gaps = _pieces(request, tokenizer, max_model_len, single_sentences)
     if len(texts) < 2:
         return Plan((plan(request),), ("", ""))
     sampling = request.sampling
@@ -85,7 +87,9 @@ def plan_answer(
     return Plan(tuple(map(plan, parts)), tuple(gaps), sampling.max_tokens)
 
 
-def _pieces(request: Request, tokenizer: Tokenizer, max_model_len: int) -> tuple[list[str], list[str]]:
+def _pieces(
+    request: Request, tokenizer: Tokenizer, max_model_len: int, single_sentences: bool
+) -> tuple[list[str], list[str]]:
     """The texts to read one by one and the gaps around them; no texts = it is read in one go."""
     text = request.verbatim
     if text is None or not _only_instructs(request.messages):
@@ -97,7 +101,8 @@ def _pieces(request: Request, tokenizer: Tokenizer, max_model_len: int) -> tuple
     room = max_model_len - _PROMPT_IDS - count(_instructions(request.messages) or "")
     texts: list[str] = []
     gaps = [""]
-    for piece in split_text(text, max(1, min(MAX_PIECE_IDS, room // _IDS_PER_TEXT_ID)), count):
+    limit = max(1, min(MAX_PIECE_IDS, room // _IDS_PER_TEXT_ID))
+    for piece in split_text(text, limit, count, single_sentences=single_sentences):
         core = piece.strip()
         if not core:
             gaps[-1] += piece

@@ -21,18 +21,26 @@ _BREAKS = (
 )
 
 
-def split_text(text: str, limit: int, count: Callable[[str], int]) -> list[str]:
+_SENTENCES, _CLAUSES = 1, 2  # levels of `_BREAKS`; level 0 is lines
+
+
+def split_text(
+    text: str, limit: int, count: Callable[[str], int], *, single_sentences: bool = False
+) -> list[str]:
     """Pieces that join to `text`, each with at most `limit` of what `count` counts.
 
-    Every piece is as long as it can be, so that few joints are heard. A piece may be longer than the limit
-    only where a single character is.
+    Every piece is as long as it can be, so that few joints are heard; with `single_sentences`, no longer than
+    one sentence. A piece may be longer than the limit only where a single character is.
 
     Args:
         text: anything; white space stays with the piece before it.
         limit: at least 1.
         count: the size of a text, tokens say.
     """
-    return list(_pack(text, limit, count, 0))
+    if not single_sentences:
+        return list(_pack(text, limit, count, 0))
+    sentences = [sentence for line in _parts(text, 0) for sentence in _parts(line, _SENTENCES)]
+    return [piece for sentence in sentences for piece in _pack(sentence, limit, count, _CLAUSES)]
 
 
 def _pack(text: str, limit: int, count: Callable[[str], int], level: int) -> Iterator[str]:

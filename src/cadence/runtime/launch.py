@@ -33,7 +33,8 @@ _KV_BLOCK = 16  # the local thinker hands its memory out in blocks of so many to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """The parts of an engine, running. `monitors` tells the state of stages that live in processes."""
+    """The parts of an engine, running. `monitors` tells the state of stages that live in processes;
+    `single_sentences`, that the checkpoint wants its texts one sentence at a time."""
 
     thinker: Thinker
     token2wav: Token2Wav | None
@@ -42,6 +43,7 @@ class Launched:
     info: ModelInfo
     default_sampling: Mapping[str, SamplingParams]
     monitors: Mapping[str, Callable[[], StageStatus]]
+    single_sentences: bool
 
 
 async def launch(config: ServeConfig, progress: Progress) -> Launched:
@@ -64,7 +66,11 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
         num_mels=model_config.get("audio_encoder_config", {}).get("n_mels", 128),
         max_model_len=max_model_len,
     )
-    defaults = sampling_defaults(_read(root / "generation_config.json"), config.thinker.default_sampling)
+    generation = _read(root / "generation_config.json")
+    defaults = sampling_defaults(generation, config.thinker.default_sampling)
+    single_sentences = generation.get("tts_single_sentences", False)
+    if not isinstance(single_sentences, bool):
+        raise CheckpointError("generation_config.json: tts_single_sentences must be true or false.")
     specs = _specs(root, config)
     stages, monitors = await start_stages(specs, in_process=config.engine.in_process, progress=progress)
     token2wav = cast("Token2Wav | None", stages.get("token2wav"))
@@ -86,6 +92,7 @@ async def launch(config: ServeConfig, progress: Progress) -> Launched:
         ),
         default_sampling=defaults,
         monitors=monitors,
+        single_sentences=single_sentences,
     )
 
 
