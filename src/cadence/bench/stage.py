@@ -76,19 +76,20 @@ class Stage:
     def parts(self) -> Iterator[dict[str, float]]:
         """Seconds spent in encoder, DiT and vocoder while the context is open."""
         spent = {"encoder_s": 0.0, "dit_s": 0.0, "hift_s": 0.0}
-        flow = self.sampler.flow
         patched = [
-            (flow, "encode", "encoder_s"),
-            (flow.estimator, "forward", "dit_s"),
+            (self.sampler.flow, "encode", "encoder_s"),
+            (self.sampler, "estimator", "dit_s"),
             (self.vocoder, "stream_batch", "hift_s"),
         ]
+        before = [dict(owner.__dict__) for owner, *_ in patched]
         for owner, name, key in patched:
             owner.__dict__[name] = _timed(getattr(owner, name), spent, key)
         try:
             yield spent
         finally:
-            for owner, name, _ in patched:
-                del owner.__dict__[name]
+            for (owner, name, _), known in zip(patched, before, strict=True):
+                owner.__dict__.pop(name)
+                owner.__dict__.update({name: known[name]} if name in known else {})
 
 
 def _timed(function: Callable[..., Any], spent: dict[str, float], key: str) -> Callable[..., Any]:

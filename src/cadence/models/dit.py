@@ -75,6 +75,10 @@ class NoDiTMemory:
     def retain(self, layer: int, rows: Tensor) -> None:
         """Nothing follows a whole sequence."""
 
+    def group(self, index: int) -> NoDiTMemory:
+        """All groups are alike."""
+        return self
+
 
 class DiTSpan(NamedTuple):
     """`groups` × `frames` rows that belong together."""
@@ -243,7 +247,7 @@ class _Block(nn.Module):
         history = recalled[0] if len(spans) == 1 else torch.cat(recalled, dim=1)
         shape = [span.frames for span in spans for _ in range(span.groups)]
         order = (parts[2], *parts[6:9], *parts[3:6])
-        output, tails = graphs.after(x, found, order, history.flatten(1, 2), shape)
+        output, tails = graphs.after(x, found, order, history.flatten(1, 2).contiguous(), shape)
         for span, rows in zip(spans, torch.split(tails.view_as(history), groups, dim=1), strict=True):
             span.memory.retain(layer, rows)
         return output

@@ -17,6 +17,7 @@ from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, Upsamplin
 from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
 from cadence.models.flow_config import FlowConfig, read_flow_config
 from cadence.models.int8 import Int8Product, require_int8
+from cadence.models.lanes import Lanes
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 from cadence.models.weights import load_pt, load_strict
@@ -35,6 +36,7 @@ class Flow(nn.Module):
         self.encoder = UpsamplingConformer(config.encoder)
         self.encoder_proj = nn.Linear(config.encoder.hidden, config.mel_dim)
         self.decoder = nn.ModuleDict({"estimator": DiT(config.dit)})
+        self.lanes = Lanes(1)  # for the estimator's rows
 
     @property
     def estimator(self) -> DiT:
@@ -105,9 +107,12 @@ class Flow(nn.Module):
     def prepare_inference(self, num_threads: int | None = None) -> Flow:
         """Lay weights out for speed and freeze; values and names stay.
 
-        `num_threads` are ONNX Runtime's, None = as many as torch has now.
+        `num_threads` are those of ONNX Runtime and of the estimator's lanes, None = as many as torch has now.
         """
-        in_graphs = set(self.estimator.load_graphs(num_threads or torch.get_num_threads()))
+        on_cpu = self.encoder_proj.weight.device.type == "cpu"
+        lanes = self.config.groups if on_cpu else 1
+        self.lanes = Lanes(num_threads or torch.get_num_threads(), lanes)
+        in_graphs = set(self.estimator.load_graphs(self.lanes.threads_each))
         for module in self.modules():
             if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cadence.models.conformer import UP_RATE, NoMemory
 from cadence.models.device_graph import GraphBackend
-from cadence.models.dit import DiTMemory, DiTSpan, NoDiTMemory
+from cadence.models.dit import DiTMemory, DiTSpan, Modulation, NoDiTMemory
+from cadence.models.dit_lanes import DiTLanes
 from cadence.models.flow import Flow
 from cadence.models.flow_graph import FlowGraphs
 from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
@@ -26,6 +27,8 @@ from cadence.models.rows import pack, unpack
 from cadence.models.transfers import to_device
 
 __all__ = ["MAX_HISTORY_CODES", "FlowSampler", "Solve", "Utterance"]
+
+_Estimator = Callable[[Tensor, Tensor, Modulation, Sequence[DiTSpan]], Tensor]  # as `DiT.forward`
 
 MAX_HISTORY_CODES = 2500  # 100 s, where the reference's positions end
 
@@ -58,6 +61,9 @@ class FlowSampler:
         changes the DiT's; whole utterances need neither. `graphs` captures the streams' steps (None: all run
         eagerly)."""
         self.graphs = None if graphs is None else FlowGraphs(graphs, flow.estimator)
+        self.estimator: _Estimator = self.graphs or flow.estimator
+        if self.graphs is None and flow.lanes.count > 1:
+            self.estimator = DiTLanes(flow.estimator, flow.lanes)
         self._memory = memory
         self.flow, self.num_steps, self.max_history_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()
@@ -227,10 +233,8 @@ class Solve:
         x = self._x
         if self._groups > 1:
             x = torch.cat([part for part in unpack(x, self._lengths) for _ in range(self._groups)])
-        estimator = sampler.graphs or sampler.flow.estimator
-        velocity = estimator(
-            x.to(self._projected.dtype), self._projected, sampler._modulations[step], spans
-        ).float()
+        inputs = (x.to(self._projected.dtype), self._projected, sampler._modulations[step], spans)
+        velocity = sampler.estimator(*inputs).float()
         self._x = self._x + sampler._deltas[step] * self._guided(velocity)
         self._step += 1
         return self._step == sampler.num_steps

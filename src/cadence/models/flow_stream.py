@@ -8,6 +8,7 @@ that failed half-way can be run again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -300,6 +301,17 @@ class StreamMemory:
     def retain(self, layer: int, rows: Tensor) -> None:
         """Write these rows for the next chunk."""
         self._next_conv[layer] = rows
+
+    def group(self, index: int) -> StreamMemory:
+        """One group's memory: views of this one's tensors."""
+        part, groups = copy(self), self._conv.shape[2]
+        heads = slice(index * (count := self._own.shape[2] // groups), (index + 1) * count)
+        part._own = self._own[:, :, heads]
+        part._prompt = None if self._prompt is None else self._prompt[:, :, heads]
+        part._conv, part._next_conv = (
+            conv[:, :, index : index + 1] for conv in (self._conv, self._next_conv)
+        )
+        return part
 
     # ------------------------------------------------------------ for steps that work on tensors of their own
     @property

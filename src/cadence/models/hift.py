@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cadence.models.dit_graph import graphs_work
 from cadence.models.hift_graph import StageGraph
+from cadence.models.lanes import Lanes
 from cadence.types import OUTPUT_RATE_HZ
 
 __all__ = ["FRAME_SAMPLES", "HiFT", "HiFTConfig", "HiFTState"]
@@ -222,8 +223,9 @@ class HiFT(nn.Module):
         weight = self.conv_pre.weight
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
             return
+        lanes = Lanes(num_threads)
         self._graphs = [
-            StageGraph(source, branches, num_threads)
+            StageGraph(source, branches, lanes)
             for source, branches in zip(self.source_resblocks, self._branches(), strict=True)
         ]
 
