@@ -5,6 +5,9 @@
 Without the reference package (see bench/reference.py) there is nothing to compare with, and it says so;
 `python -m cadence.bench token2wav` measures ours alone. Without a checkpoint, one of the public sizes with
 random weights is written first. Prints a table of medians and ratios, and by how much the two mels differ.
+
+A whole run takes minutes. In parts: `--no-offline` for set-up and streams, `--chunks 0` for whole utterances.
+Wall and CPU seconds are printed; on a machine with other work the latter say more, of one thread.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from reference import Reference, missing
@@ -32,9 +35,30 @@ from cadence.token2wav.voices import VoicePrompt
 from cadence.types import ChunkSchedule
 
 OFFLINE_CODES, MEL_CODES = 250, 15
-FIRST = ChunkSchedule().first
-SMALL = f"first chunk, {FIRST} + {LOOKAHEAD}"
+FIRSTS = sorted({5, ChunkSchedule().first})
 FIGURES = ("set-up", "first chunk", "steady chunk", "offline 10 s")
+
+
+def small(count: int) -> str:
+    """What the figure of a prepared voice's first chunk of `count` codes is called."""
+    return f"first chunk, {count} + {LOOKAHEAD}"
+
+
+class Seconds(NamedTuple):
+    """What a call took."""
+
+    wall: float
+    cpu: float
+
+
+def timed(function: Callable[[], Any]) -> Seconds:
+    """Time one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+Times = dict[str, list[Seconds]]  # by figure
 
 
 class Ours:
@@ -45,20 +69,22 @@ class Ours:
         self.stage = Stage(checkpoint, config)
         self.prompt: VoicePrompt
         self.state: VoiceState
-        begun = time.perf_counter()
-        self.prompt, self.state = self.stage.prepare(wav)
-        self.set_up_s = time.perf_counter() - begun
-        self.stage.chunk([self.stage.open(self.state)], 0, FIRST)  # warm
+        self.set_up_s = timed(lambda: self._prepare(wav))
+        self.stage.chunk([self.stage.open(self.state)], 0, STEADY)  # warm
 
-    def round(self, chunks: int, offline: bool) -> dict[str, list[float]]:
+    def _prepare(self, wav: bytes) -> None:
+        self.prompt, self.state = self.stage.prepare(wav)
+
+    def round(self, chunks: int, offline: bool) -> Times:
         """Set-up (taken when loading), the small first chunk that a listener waits for, one of 25 + 3 codes,
         later ones."""
         torch.set_num_threads(self.threads)
-        small = [self.stage.open(self.state)]
-        found = {
-            "set-up": [self.set_up_s],
-            SMALL: [timed(lambda: self.stage.chunk(small, 0, FIRST))],
-        }
+        found: Times = {}
+        if chunks:
+            found["set-up"] = [self.set_up_s]
+            for count in FIRSTS:
+                taken = timed(lambda count=count: self.stage.chunk([self.stage.open(self.state)], 0, count))  # type: ignore[misc]
+                found[small(count)] = [taken]
         stream = [self.stage.open(self.state)]
         for index in range(chunks):
             name = "first chunk" if index == 0 else "steady chunk"
@@ -86,10 +112,10 @@ class Sides:
         self.theirs = Reference(checkpoint, voice, noise)
         self.theirs.features()
 
-    def reference(self, chunks: int, offline: bool) -> dict[str, list[float]]:
+    def reference(self, chunks: int, offline: bool) -> Times:
         """Set-up, the first chunk of 25 + 3 codes, later ones, ten seconds at once."""
         torch.set_num_threads(1)
-        found = {"set-up": [timed(self.theirs.set_up)]}
+        found = {"set-up": [timed(self.theirs.set_up)]} if chunks else {}
         for index in range(chunks):
             part = codes_of(STEADY * index, STEADY + LOOKAHEAD)
             name = "first chunk" if index == 0 else "steady chunk"
@@ -107,42 +133,50 @@ class Sides:
         return float((ours - expected).abs().max() / expected.abs().max())
 
 
-def timed(function: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
-    begun = time.perf_counter()
-    function()
-    return time.perf_counter() - begun
-
-
 def compare(sides: Sides, rounds: int, chunks: int, offline: bool) -> dict[str, Any]:
-    """Rounds in turns; medians of all sides and their ratios (the reference's time over ours)."""
-    theirs: dict[str, list[float]] = {}
-    ours: dict[str, dict[str, list[float]]] = {name: {} for name in sides.ours}
+    """Rounds in turns; by clock, medians of all sides and their ratios (the reference's time over ours)."""
+    theirs: Times = {}
+    ours: dict[str, Times] = {name: {} for name in sides.ours}
 
-    def add(side: str, found: dict[str, list[float]], times: dict[str, list[float]]) -> None:
-        print(side, {name: [round(t, 2) for t in taken] for name, taken in times.items()}, flush=True)
+    def add(side: str, found: Times, times: Times) -> None:
+        print(side, {name: [round(t.wall, 2) for t in taken] for name, taken in times.items()}, flush=True)
         for name, taken in times.items():
             # the window fills with the second chunk; steady are those behind it
             found.setdefault(name, []).extend(taken[1:] if name == "steady chunk" else taken)
 
-    print("reference, warming up", sides.reference(2, False), flush=True)
+    if chunks:
+        sides.reference(2, False)  # its first calls take several times as long
     for _ in range(rounds):
         for name, side in sides.ours.items():
             add(name, ours[name], side.round(chunks, offline))
         add("reference", theirs, sides.reference(chunks, offline))
-    reference = {name: statistics.median(times) for name, times in theirs.items()}
-    found: dict[str, Any] = {"reference": reference, "ours": {}}
-    for name, times in ours.items():
-        medians = {figure: statistics.median(taken) for figure, taken in times.items()}
-        found["ours"][name] = {"seconds": medians, **ratios(medians, reference)}
+    found: dict[str, Any] = {}
+    for clock in Seconds._fields:
+        reference = medians(theirs, clock)
+        found[clock] = {"reference": reference, "ours": {}}
+        for name, times in ours.items():
+            seconds = medians(times, clock)
+            found[clock]["ours"][name] = {"seconds": seconds, **ratios(seconds, reference)}
     return found
 
 
+def medians(times: Times, clock: str) -> dict[str, float]:
+    """By figure."""
+    return {name: statistics.median(getattr(t, clock) for t in taken) for name, taken in times.items()}
+
+
 def ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any]:
-    """The reference's time over ours, and how much sooner a prepared voice's first chunk is there."""
+    """The reference's time over ours, for a first chunk of a prepared voice its set-up and first chunk."""
     found = {name: theirs[name] / ours[name] for name in FIGURES if name in ours and name in theirs}
-    waited = theirs["set-up"] + theirs["first chunk"]
-    return {"ratios": found, "first_sound_ratio": waited / ours[SMALL]}
+    for name in map(small, FIRSTS):
+        if name in ours:
+            found[name] = waited(theirs) / ours[name]
+    return {"ratios": found}
+
+
+def waited(reference: dict[str, float]) -> float:
+    """What a listener waits for in the reference: set-up and first chunk."""
+    return reference["set-up"] + reference["first chunk"]
 
 
 def table(found: dict[str, Any]) -> str:
@@ -157,12 +191,15 @@ def table(found: dict[str, Any]) -> str:
                 for side in found["ours"].values()
             ]
             lines.append(f"| {figure} | {reference[figure]:.2f} s | " + " | ".join(cells) + " |")
-    waited = reference["set-up"] + reference["first chunk"]
-    cells = [
-        f"{side['seconds'][SMALL]:.2f} s (**{side['first_sound_ratio']:.1f}**)"
-        for side in found["ours"].values()
-    ]
-    lines.append(f"| {SMALL}, of a prepared voice | {waited:.2f} s | " + " | ".join(cells) + " |")
+    for name in map(small, FIRSTS):
+        if name in next(iter(found["ours"].values()))["ratios"]:
+            cells = [
+                f"{side['seconds'][name]:.2f} s (**{side['ratios'][name]:.1f}**)"
+                for side in found["ours"].values()
+            ]
+            lines.append(
+                f"| {name}, of a prepared voice | {waited(reference):.2f} s | " + " | ".join(cells) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -190,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--fast", action="store_true", help="also with int8 weights and five solver steps")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chunks", type=int, default=5, help="of each stream")
+    parser.add_argument("--chunks", type=int, default=5, help="of each stream; 0 = no streams")
     parser.add_argument("--no-offline", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -208,7 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
     peak = matmul_peak()
     prompt_s = len(next(iter(sides.ours.values())).prompt.codes) / 25
     print(f"prompt {prompt_s:.1f} s, peak {peak:.0f} GFLOP/s, largest mel error {error:.1e}")
-    print(table(found))
+    for clock, figures in found.items():
+        print(f"\n{clock} seconds\n\n{table(figures)}")
     if options.json:
         report = {
             "bench": "token2wav_beside_reference",
