@@ -32,12 +32,11 @@ from training.nano import thinker as thinker_stage
 from training.nano.fit import stage_dir, trained
 from training.nano.recogniser import Recogniser
 from training.nano.speaker_vectors import speaker_vector
-from training.nano.speech import Store, Utterance
+from training.nano.speech import Store, Utterance, prompt_of
 from training.nano.thinker_model import NanoThinker
 
 Wave = npt.NDArray[np.float32]
 PARTS = ("teacher", "copy", "mu", "flow", "speech")
-PROMPT_S = 4.0
 
 
 def load_flow(averaged: bool = True) -> Flow:
@@ -83,11 +82,9 @@ class Chain:
         self.voice = voice
         self.vocoder = load_vocoder() if set(parts) - {"teacher"} else None
         needs_flow = set(parts) & {"mu", "flow", "speech"}
-        self.sampler = FlowSampler(load_flow()) if needs_flow else None
+        self.sampler = FlowSampler(load_flow(), num_steps=flow_stage.STEPS) if needs_flow else None
         self.thinker = load_thinker() if "speech" in parts else None
-        self.prompt = next(
-            u for u in self.store.split(held_out=True) if u.num_samples > PROMPT_S * settings.SAMPLE_RATE_HZ
-        )
+        self.prompt = prompt_of(self.store)
         self.said: dict[str, npt.NDArray[np.int64]] = {}
 
     def prepare(self, utterances: list[Utterance]) -> None:

@@ -25,11 +25,10 @@ from training.nano import flow as flow_stage
 from training.nano.evaluate import load_flow, load_thinker, load_vocoder, under, write_wav
 from training.nano.fit import stage_dir, trained
 from training.nano.hearing import ADAPTER_HIDDEN
-from training.nano.speech import Store
+from training.nano.speech import Store, prompt_of
 from training.nano.thinker_model import NanoThinker
 
 MAX_BYTES = 60_000_000
-PROMPT_S = (3.0, 4.2)
 GENERATION = {
     "do_sample": False,
     "repetition_penalty": 1.0,
@@ -167,9 +166,7 @@ def write_voices(folder: Path) -> None:
     """One held-out utterance of each teacher as voice prompt."""
     for voice in ("female", "male"):
         store = Store(voice)
-        low, high = (seconds * settings.SAMPLE_RATE_HZ for seconds in PROMPT_S)
-        chosen = next(u for u in store.split(held_out=True) if low <= u.num_samples <= high)
-        write_wav(folder / f"default_{voice}.wav", store.samples(chosen))
+        write_wav(folder / f"default_{voice}.wav", store.samples(prompt_of(store)))
 
 
 def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -102,6 +102,12 @@ def is_voiced(phone: int) -> bool:
     return bool(_VOICED[phone])
 
 
+def are_voiced(phone: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """`is_voiced`, elementwise."""
+    found: npt.NDArray[np.bool_] = _VOICED[phone]
+    return found
+
+
 def join_code(
     phone: npt.NDArray[np.int64],
     position: npt.NDArray[np.int64],

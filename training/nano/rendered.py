@@ -1,8 +1,8 @@
 """Stages `rendered-female`, `rendered-male`: what the flow makes of true codes, for the vocoder to learn.
 
-The encoder's guess is smoother than the mel of speech; a vocoder that only knows speech sounds muffled on it.
-As codes tell what is said when, the guess lies frame by frame under the sound. While the DiT renders the
-encoder's guess (`flow.aim_at_mu`), the encoder alone makes the same mel in a hundredth of the time.
+The flow's mel is smoother than that of speech; a vocoder that only knows speech sounds muffled on it. As
+codes tell what is said when, the mel lies frame by frame under the sound. It is rendered behind the voice's
+prompt, whole or as a stream.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from cadence.models.conformer import NoMemory
+from cadence.audio.features import prompt_mel
+from cadence.models.flow_sampler import FlowSampler
+from cadence.models.flow_sampler import Utterance as FlowInput
 from training.nano import settings
 from training.nano.evaluate import load_flow
-from training.nano.flow import MEL_DIM
+from training.nano.flow import MEL_DIM, SIZES, STEPS
 from training.nano.progress import track
-from training.nano.speech import Store, Utterance
+from training.nano.speaker_vectors import speaker_vector
+from training.nano.speech import Store, Utterance, prompt_of
 
 NUM_RENDERED = {"female": 2_500, "male": 2_000}
 CHUNKS = (None, 25, 10)  # codes: whole utterances as well as streams
+LOOKAHEAD = SIZES.encoder.lookahead
 
 
 def rendered_file(voice: str) -> Path:
@@ -35,18 +40,45 @@ def rendered_file(voice: str) -> Path:
 def run(voice: str) -> dict[str, float]:
     """Render the held-out utterances, then every n-th of the others; takes minutes, begins anew each time."""
     torch.set_num_threads(1)
-    store, flow = Store(voice), load_flow()
+    store, renderer = Store(voice), Renderer(voice)
     train = store.split(held_out=False)
     chosen = [*store.split(held_out=True), *train[:: max(1, len(train) // NUM_RENDERED[voice])]]
     index: list[list[int]] = []
-    with open(rendered_file(voice), "wb") as file, torch.inference_mode():
+    with open(rendered_file(voice), "wb") as file:
         for i, utterance in enumerate(track(chosen, f"rendered-{voice}")):
-            memory = NoMemory(CHUNKS[i % len(CHUNKS)])
-            mel = flow.encode([torch.tensor(utterance.codes)], [memory], [True])[0]
+            mel = renderer(torch.tensor(utterance.codes), CHUNKS[i % len(CHUNKS)])
             mel.numpy().astype("<f2").tofile(file)
             index.append([utterance.offset, len(mel)])
     rendered_file(voice).with_suffix(".json").write_text(json.dumps(index))
     return {"utterances": len(index)}
+
+
+class Renderer:
+    """The trained flow in one voice."""
+
+    def __init__(self, voice: str) -> None:
+        store = Store(voice)
+        prompt = prompt_of(store)
+        self._codes, self._mel = (
+            torch.tensor(prompt.codes),
+            torch.from_numpy(prompt_mel(store.samples(prompt))),
+        )
+        self._speaker = speaker_vector(voice)
+        self._sampler = FlowSampler(load_flow(), num_steps=STEPS)
+        self._voice = self._sampler.prepare(self._codes, self._mel, self._speaker)
+
+    def __call__(self, codes: Tensor, chunk: int | None) -> Tensor:
+        """Codes [n] to mel [2 n, 80], whole or in chunks of so many codes."""
+        if chunk is None:
+            return self._sampler.generate([FlowInput(codes, self._codes, self._mel, self._speaker)])[0]
+        stream, ahead, parts = self._sampler.open(self._voice), LOOKAHEAD, []
+        for begin in range(0, len(codes), chunk):
+            last = begin + chunk + ahead >= len(codes)
+            part = codes[begin:] if last else codes[begin : begin + chunk + ahead]
+            parts += self._sampler.step([stream], [part], [last])
+            if last:
+                break
+        return torch.cat(parts)
 
 
 class Rendered:

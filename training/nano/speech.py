@@ -1,4 +1,4 @@
-"""Stages `speech-female`, `speech-male`, `speech-timed`, `speech-chat`: a teacher reads the corpus into a store.
+"""Stages `speech-*`: a teacher reads the corpus, or the small talk, into a store.
 
 The store `male-timed` is the male teacher in the female teacher's timing, for the flow.
 
@@ -26,6 +26,7 @@ NUM_WITH_SOUND = {"female": 9_000, "male": 4_000}
 FIRST_SENTENCE = {"female": 0, "male": 6_000}
 NUM_WITHOUT_SOUND = {"female": 40_000, "male": 0}
 NUM_TIMED = 3_000
+PROMPT_S = (3.0, 4.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,12 @@ class Store:
         """F0 in Hz, one value for each 20 ms, 0 where unvoiced."""
         begin = utterance.offset // settings.MEL_SAMPLES
         return np.asarray(self._f0[begin : begin + utterance.num_samples // settings.MEL_SAMPLES], np.float32)
+
+
+def prompt_of(store: Store) -> Utterance:
+    """The held-out utterance that is a voice's prompt in the checkpoint: 3.0 to 4.2 s long."""
+    low, high = (seconds * settings.SAMPLE_RATE_HZ for seconds in PROMPT_S)
+    return next(u for u in store.split(held_out=True) if low <= u.num_samples <= high)
 
 
 def store_dir(voice: str) -> Path:

@@ -76,7 +76,7 @@ class Flow(nn.Module):
         Args:
             codes: [n_i] each, 0..6560.
             noisy: mel on its way from noise, [2 n_i, 80] each.
-            times: [B], where on that way, 0..1.
+            times: [B], where on that way, 0..1; [1] for all of them.
             embeddings: speakers [B, 192].
             conditions: known mel frames, zero elsewhere, [2 n_i, 80] each.
             keep: bool [B]; False drops an utterance's conditions, as guidance needs to be taught.
@@ -96,10 +96,12 @@ class Flow(nn.Module):
         if mask is not None:
             inputs = [part * mask[rows] for part in inputs]
         moments = self.estimator.modulation(times)
-        modulation = Modulation(
-            torch.stack([m.blocks for m in moments], dim=2)[:, :, rows],
-            torch.stack([m.final for m in moments], dim=1)[:, rows],
-        )
+        modulation = moments[0]
+        if len(moments) > 1:
+            modulation = Modulation(
+                torch.stack([m.blocks for m in moments], dim=2)[:, :, rows],
+                torch.stack([m.final for m in moments], dim=1)[:, rows],
+            )
         spans = [DiTSpan(1, n, NoDiTMemory(_chunk_mask(n, chunk_codes, times.device))) for n in lengths]
         velocities = self.estimator(pack(list(noisy)), self.estimator.project(*inputs), modulation, spans)
         return unpack(velocities, lengths), mus
