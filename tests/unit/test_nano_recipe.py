@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from training.nano import interleave, phones
+from training.nano import flow as flow_stage
+from training.nano import interleave, phones, teacher
 from training.nano.generate import edit_distance, phone_error_rate
 
 
@@ -51,6 +53,31 @@ def test_pitch_is_relative_to_the_speaker(f0_hz: float, step: int) -> None:
 def test_phonemes_merge_stress_into_the_vowel() -> None:
     found = phones.phone_ids("həlˈO wˌɜɹld.")
     assert [phones.symbol(p) for p, _ in found] == ["h", "ə", "l", "ˈO", "w", "ɜ", "ɹ", "l", "d"]
+
+
+def test_one_voice_keeps_another_voices_time() -> None:
+    natural = np.array([2, 1, 4, 2, 3, 3, 5], np.float32)
+    owner = [-1, -1, 0, 0, 2, 2, 3]  # phoneme 1 has no sign in this voice, 3 is the end
+    starts = np.array([0.1, 0.3, 0.4, 0.72], np.float32)
+    frames = teacher.frames_in_time(natural, owner, starts)
+    begins = np.concatenate([[0.0], np.cumsum(frames)])[[2, 4, 6]] * 256 / 22_050
+    assert np.abs(begins - starts[[0, 2, 3]]).max() < 256 / 22_050
+    assert (frames >= 0).all() and frames[2] > frames[3]
+
+
+def test_the_flow_begins_as_its_encoders_guess_whatever_the_chunks() -> None:
+    flow = flow_stage.build()
+    torch.manual_seed(0)
+    codes = [torch.randint(phones.NUM_CODES, (n,)) for n in (9, 14)]
+    noise = [torch.randn(2 * len(c), flow_stage.MEL_DIM) for c in codes]
+    conditions = [torch.randn_like(z) for z in noise]
+    for chunk in (None, 5):
+        with torch.no_grad():
+            velocities, mus = flow(
+                codes, noise, torch.zeros(1), torch.randn(2, 192), conditions, chunk_codes=chunk
+            )
+        for z, velocity, mu in zip(noise, velocities, mus, strict=True):
+            assert (z + velocity - mu).abs().mean() < 0.02
 
 
 def test_tokens_are_written_before_their_word_one_a_group() -> None:

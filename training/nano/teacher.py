@@ -25,6 +25,8 @@ _SILENT_RMS = 10 ** (-45 / 20)
 _STEP_S = 0.0125
 _MIN_PAUSE_S = 0.06
 LEAD_S, TAIL_S = 0.12, 0.16
+_PIPER_FRAME_S = 256 / 22_050
+_MALE_TAIL_S = 0.2
 _PIPER_DURATIONS, _GIVEN = "/Ceil_output_0", "given_durations"
 
 
@@ -175,7 +177,7 @@ class Male:
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
         ids, owner = self._spelt(phonemes)
         wave, durations = self._session.run(None, self._feeds(ids))
-        edges = np.concatenate([[0.0], np.cumsum(np.ravel(durations)) * 256 / 22_050])
+        edges = np.concatenate([[0.0], np.cumsum(np.ravel(durations)) * _PIPER_FRAME_S])
         starts = np.interp(np.arange(len(phonemes) + 1) - 0.5, owner, edges[:-1])
         for k, who in reversed(list(enumerate(owner))):
             if who >= 0:
@@ -193,16 +195,7 @@ class Male:
         """
         ids, owner = self._spelt(phonemes)
         natural = np.ravel(self._session.run([_PIPER_DURATIONS], self._feeds(ids))[0])
-        group = np.asarray(owner)
-        firsts = np.flatnonzero(np.diff(group, prepend=-2))
-        edges = np.append(np.where(group[firsts] < 0, 0.0, starts[group[firsts]]), starts[-1] + 0.2)
-        frames = np.round(np.maximum.accumulate(edges) * 22_050 / 256)
-        durations = np.zeros(len(ids), np.float32)
-        for first, last, begin, end in zip(
-            firsts, [*firsts[1:], len(ids)], frames[:-1], frames[1:], strict=True
-        ):
-            parts = np.cumsum(natural[first:last]) / natural[first:last].sum() * (end - begin)
-            durations[first:last] = np.diff(np.round(parts), prepend=0.0)
+        durations = frames_in_time(natural, owner, starts)
         if self._timed is None:
             self._timed = _session(_fed(Path(self._voice_path), _PIPER_DURATIONS))
         feeds = self._feeds(ids) | {_GIVEN: durations[None, None]}
@@ -233,6 +226,25 @@ class Male:
         f0 = pitch.track(soxr.resample(samples, 22_050, 8_000))
         wide = soxr.resample(samples, 22_050, settings.SAMPLE_RATE_HZ).astype(np.float32)
         return wide * (0.9 / max(0.9, float(np.abs(wide).max()))), f0
+
+
+def frames_in_time(natural: FloatArray, owner: list[int], starts: FloatArray) -> FloatArray:
+    """Frames of each of Piper's ids, so that every phoneme begins when it should.
+
+    `natural` are the voice's own durations, `owner` the phoneme of each id (-1 before the first, the number
+    of phonemes at last), `starts` in seconds. A phoneme without ids leaves its time to the one before.
+    """
+    group = np.asarray(owner)
+    firsts = np.flatnonzero(np.diff(group, prepend=-2))
+    edges = np.append(np.where(group[firsts] < 0, 0.0, starts[group[firsts]]), starts[-1] + _MALE_TAIL_S)
+    frames = np.round(np.maximum.accumulate(edges) / _PIPER_FRAME_S)
+    durations = np.zeros(len(group), np.float32)
+    for first, last, begin, end in zip(
+        firsts, [*firsts[1:], len(group)], frames[:-1], frames[1:], strict=True
+    ):
+        shares = np.cumsum(natural[first:last]) / natural[first:last].sum()
+        durations[first:last] = np.diff(np.round(shares * (end - begin)), prepend=0.0)
+    return durations
 
 
 class InFemaleTime:
