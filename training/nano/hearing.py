@@ -29,7 +29,7 @@ NUM_STEPS = 16_000
 SHARES = {"speak": 0.4, "transcribe": 0.3, "repeat": 0.2, "chat": 0.1}
 BATCH = {"transcribe": 24, "repeat": 12, "chat": 10}
 USUAL_WORDING = 0.5  # of the examples are asked for as the server does by itself
-LEARNING_RATE = 1e-3
+LEARNING_RATE, DECAY_PART = 1e-3, 0.3
 PHONE_WEIGHT = 0.5
 NUM_CHECKED = 24
 MAX_ANSWER = 40
@@ -193,7 +193,7 @@ def run() -> dict[str, float]:
             learning_rate=LEARNING_RATE,
             weight_decay=0.02,
             average=0.998,
-            decay_part=0.3,
+            decay_part=DECAY_PART,
             validate_every=10_000,
             sizes=dataclasses.asdict(thinker.sizes),
         )
