@@ -34,7 +34,9 @@ GENERATION = {
     "repetition_penalty": 1.0,
     "max_new_tokens": 3000,
     "tts_max_wait": generate.MAX_WAIT,
+    "tts_single_sentences": True,  # two in a request lose a third of their words
     "flow_steps": flow_stage.STEPS,
+    "flow_history_s": 20,
 }
 
 
