@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from training.nano import flow as flow_stage
-from training.nano import interleave, phones, teacher
+from training.nano import blend, fit, interleave, phones, teacher
 from training.nano.generate import edit_distance, phone_error_rate
 
 
@@ -78,6 +78,21 @@ def test_the_flow_begins_as_its_encoders_guess_whatever_the_chunks() -> None:
             )
         for z, velocity, mu in zip(noise, velocities, mus, strict=True):
             assert (z + velocity - mu).abs().mean() < 0.02
+
+
+def test_a_blend_lies_between_and_keeps_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CADENCE_NANO_WORK", str(tmp_path))
+    folder = tmp_path / "stages" / "some"
+    folder.mkdir(parents=True)
+    torch.save({"a": torch.zeros(3)}, folder / "start.pt")
+    became = {"a": torch.ones(3), "head": torch.full((2,), 7.0)}
+    torch.save({"module": became, "average": {}, "step": 4, "sizes": {}}, folder / "last.pt")
+    blend.run("some", 0.25)
+    found, state = fit.trained("some", averaged=True)[0], torch.load(folder / "last.pt")
+    assert found["a"].tolist() == [0.25] * 3 and found["head"].tolist() == [7.0] * 2
+    assert state["module"]["a"].tolist() == [1.0] * 3 and state["step"] == 4
+    with pytest.raises(ValueError, match="blend already"):
+        blend.run("some", 0.25)
 
 
 def test_tokens_are_written_before_their_word_one_a_group() -> None:
