@@ -12,8 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from training.nano import flow as flow_stage
 from training.nano import blend, fit, interleave, phones, teacher
+from training.nano import flow as flow_stage
 from training.nano.generate import edit_distance, phone_error_rate
 
 
