@@ -29,7 +29,7 @@ from training.nano.speech import Store, Utterance
 
 MEL_DIM = 80
 GUIDANCE = 0.0  # codes say so much that it is not needed
-STEPS = 1  # of the solver: as good as ten while the DiT renders mu
+STEPS = 1  # of the solver: the one that is trained
 SIZES = FlowConfig(
     vocab_size=phones.NUM_CODES,
     mel_dim=MEL_DIM,
