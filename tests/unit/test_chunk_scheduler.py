@@ -13,7 +13,7 @@ from cadence.types import ChunkSchedule
 
 def cut(num_codes: int, schedule: ChunkSchedule, pushes: list[int]) -> list[tuple[int, int, bool]]:
     cutter, pending, chunks = ChunkCutter(schedule), 0, []
-    for index, push in enumerate([*pushes, 0]):
+    for index, push in enumerate([*pushes, num_codes - sum(pushes)]):
         pending += push
         ended = index == len(pushes)
         while (chunk := cutter.next(pending, ended=ended)) is not None:
@@ -55,6 +55,13 @@ def test_every_code_is_rendered_once_however_they_come(num_codes: int) -> None:
         assert sum(size for size, _, _ in chunks) == num_codes
         assert all(size for size, _, _ in chunks)
         assert [last for _, _, last in chunks].count(True) == (1 if num_codes else 0)
+
+
+@pytest.mark.parametrize("num_codes", [1, 11, 12, 13, 21, 24, 40, 77])
+def test_chunks_do_not_depend_on_whether_the_end_is_known_yet(num_codes: int) -> None:
+    one_by_one = cut(num_codes, ChunkSchedule(), [1] * num_codes)
+    assert cut(num_codes, ChunkSchedule(), [num_codes]) == one_by_one
+    assert cut(num_codes, ChunkSchedule(), []) == one_by_one  # codes and end at once
 
 
 def test_new_streams_first_within_their_quota_then_the_driest() -> None:

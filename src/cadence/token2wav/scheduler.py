@@ -40,14 +40,14 @@ class ChunkCutter:
     def next(self, num_pending: int, *, ended: bool) -> Chunk | None:
         """The chunk that can be rendered from `num_pending` codes, or None.
 
-        `ended` says that no more codes come; what then fits a chunk and its look-ahead is the last one.
+        `ended` says that no more codes come; what is then left of a chunk and its look-ahead is the last one.
+        A whole chunk with its look-ahead is cut whether or not the end is known yet, so that the same codes
+        sound the same however fast they come.
         """
         ahead = self._schedule.lookahead
-        if ended and num_pending <= self._size + ahead:
-            return Chunk(num_pending, 0, last=True) if num_pending else None
         if num_pending >= self._size + ahead:
             return Chunk(self._size, ahead, last=False)
-        return None
+        return Chunk(num_pending, 0, last=True) if ended and num_pending else None
 
     def advance(self) -> None:
         """A chunk was rendered: the next may be larger, but for the second.
