@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hift_kit import some_mel
 from torch import Tensor
 
 from cadence.errors import CheckpointError
@@ -23,11 +24,6 @@ Tensors = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def hift(tiny_checkpoint: Path) -> HiFT:
     return load_hift(tiny_checkpoint / "token2wav")
-
-
-def some_mel(num_frames: int, seed: int = 0) -> Tensor:
-    knots = torch.randn(1, 80, num_frames // 4 + 2, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(knots, size=num_frames, mode="linear")[0] - 1.0
 
 
 def stream(hift: HiFT, mel: Tensor, cuts: list[int], seed: int | None = None) -> list[Tensor]:

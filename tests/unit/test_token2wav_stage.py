@@ -73,19 +73,23 @@ def assert_same_sound(found: NDArray[np.float32], expected: NDArray[np.float32])
     assert np.abs(found - expected).max() < 5e-3
 
 
-# ------------------------------------------------------------------ steps of the solver
+# ------------------------------------------------------------------ what a checkpoint asks for
+def asking(checkpoint: Path, tmp_path: Path, asked: dict[str, object]) -> Path:
+    """A copy of the checkpoint with more in its generation config."""
+    root = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, root, dirs_exist_ok=True)
+    file = root / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | asked))
+    return root
+
+
 async def test_a_checkpoint_may_ask_for_other_steps_and_the_config_has_the_last_word(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "checkpoint"
-    shutil.copytree(tiny_checkpoint, root)
-    file = root / "generation_config.json"
-    plain = json.loads(file.read_text())
-
     async def sound(configured: int | None, **asked: object) -> NDArray[np.float32]:
-        file.write_text(json.dumps(plain | asked))
+        root = asking(tiny_checkpoint, tmp_path, asked)
         stage = LocalToken2Wav.load(root, dataclasses.replace(CONFIG, num_steps=configured))
-        chunks = await speak(stage, "a", CODES[:8], streaming=False)  # streamed, chunks depend on the time
+        chunks = await speak(stage, "a", CODES[:8], streaming=False)
         await stage.aclose()
         return np.concatenate(chunks)
 
@@ -101,13 +105,8 @@ async def test_a_checkpoint_may_ask_for_other_steps_and_the_config_has_the_last_
 def test_a_checkpoint_may_ask_for_a_shorter_history_and_the_config_has_the_last_word(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "checkpoint"
-    shutil.copytree(tiny_checkpoint, root)
-    file = root / "generation_config.json"
-    plain = json.loads(file.read_text())
-
     def codes(configured: float | None, **asked: object) -> int:
-        file.write_text(json.dumps(plain | asked))
+        root = asking(tiny_checkpoint, tmp_path, asked)
         config = dataclasses.replace(CONFIG, flow_history_s=configured)
         return load_runner(root, config).sampler.max_history_codes
 

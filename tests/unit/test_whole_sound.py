@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hift_kit import some_mel
 from torch import Tensor
 
 from cadence.models.hift import FRAME_SAMPLES, HiFT, HiFTConfig
@@ -20,11 +21,6 @@ NUM_FRAMES = 130
 @pytest.fixture(scope="module")
 def hift(tiny_checkpoint: Path) -> HiFT:
     return load_hift(tiny_checkpoint / "token2wav")
-
-
-def some_mel(num_frames: int, seed: int = 0) -> Tensor:
-    knots = torch.randn(1, 80, num_frames // 4 + 2, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(knots, size=num_frames, mode="linear")[0] - 1.0
 
 
 def in_pieces(hift: HiFT, mel: Tensor, size: int) -> Tensor:
