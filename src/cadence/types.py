@@ -362,10 +362,10 @@ class ChunkSchedule:
     """How many codes each streamed chunk renders: `first` twice, then growing by `growth` to `steady`.
 
     Each chunk but the last also sees `lookahead` more codes, which the next one renders. The first chunk
-    waits for 9 + 3 codes, three whole groups of the language model's.
+    waits for 5 + 3 codes, two whole groups of the language model's.
     """
 
-    first: int = 9
+    first: int = 5
     steady: int = 25
     growth: float = 1.8
     lookahead: int = 3

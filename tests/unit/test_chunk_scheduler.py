@@ -29,11 +29,11 @@ def cut(num_codes: int, schedule: ChunkSchedule, pushes: list[int]) -> list[tupl
 
 def test_chunks_grow_from_first_to_steady_once_the_first_is_heard() -> None:
     chunks = cut(109, ChunkSchedule(), [109])
-    assert [size for size, _, _ in chunks] == [9, 9, 16, 25, 25, 25]
-    assert [ahead for _, ahead, _ in chunks] == [3, 3, 3, 3, 3, 0]
-    assert [last for _, _, last in chunks] == [False] * 5 + [True]
-    faster = ChunkSchedule(first=5, growth=2.0)
-    assert [size for size, _, _ in cut(90, faster, [90])] == [5, 5, 10, 20, 25, 25]
+    assert [size for size, _, _ in chunks] == [5, 5, 9, 16, 25, 25, 24]
+    assert [ahead for _, ahead, _ in chunks] == [3, 3, 3, 3, 3, 3, 0]
+    assert [last for _, _, last in chunks] == [False] * 6 + [True]
+    calmer = ChunkSchedule(first=9, growth=2.0)
+    assert [size for size, _, _ in cut(87, calmer, [87])] == [9, 9, 18, 25, 26]
 
 
 def test_the_reference_s_schedule() -> None:

@@ -102,7 +102,7 @@ def test_speed_flags_reach_their_stages() -> None:
     assert got.token2wav.flow_history_s == 20.0
     assert (got.token2wav.schedule.first, got.token2wav.schedule.steady) == (8, 25)
     usual = config("m")
-    assert (usual.thinker.weights, usual.token2wav.schedule.first) == ("plain", 9)
+    assert (usual.thinker.weights, usual.token2wav.schedule.first) == ("plain", 5)
 
 
 def test_flags_reach_both_stages() -> None:
