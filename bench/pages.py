@@ -71,6 +71,11 @@ def growth(report: Report) -> str:
         ["chunk 4", _ms(report["chunk_4_s"])],
         [f"chunk {count}", f"{_ms(report[f'chunk_{count}_s'])} ({report['chunk_ratio']:.2f} times chunk 4)"],
         [
+            "memory of a stream after chunk 4",
+            f"{_mb(report['session_bytes_chunk_4'])} "
+            f"({report['chunk_4_to_window']:.2f} times the keys and values that its attention sees)",
+        ],
+        [
             "memory of a stream half-way / at the end",
             _pair(report, "session_bytes_half_way", "session_bytes"),
         ],

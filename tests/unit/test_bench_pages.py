@@ -40,6 +40,8 @@ def test_a_growth_report_becomes_a_table() -> None:
         "chunk_ratio": 1.05,
         "session_bytes_half_way": 2_000_000,
         "session_bytes": 2_000_000,
+        "session_bytes_chunk_4": 1_900_000,
+        "chunk_4_to_window": 1.04,
         "frame_bytes": 10_000,
         "num_streams": 3,
         "voice_bytes": 1_000_000,
@@ -47,4 +49,5 @@ def test_a_growth_report_becomes_a_table() -> None:
     }
     found = pages.growth(report)
     assert "| chunk 200 | 105 ms (1.05 times chunk 4) |" in found
+    assert "| 1.90 MB (1.04 times the keys" in found
     assert found.startswith("a CPU, 2 cores, 1 thread(s) used")

@@ -64,6 +64,7 @@ def test_growth_weighs_a_stream_and_its_voice(tiny_checkpoint: Path, tmp_path: P
     assert found["voice_bytes"] == found["voice_bytes_with_streams"]
     assert found["chunk_ratio"] == pytest.approx(found["chunk_12_s"] / found["chunk_4_s"])  # type: ignore[operator]
     assert len(found["chunk_times_s"]) == 15  # type: ignore[arg-type]
+    assert found["window_bytes"] < found["session_bytes_chunk_4"] <= found["session_bytes"]  # type: ignore[operator]
 
 
 def test_timing_the_parts_leaves_the_stage_as_it_was(tiny_checkpoint: Path) -> None:

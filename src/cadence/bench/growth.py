@@ -9,6 +9,7 @@ from typing import Any
 
 from cadence.bench.stage import STEADY, Stage
 from cadence.config import Token2WavConfig
+from cadence.models.conformer import UP_RATE
 
 __all__ = ["measure_growth"]
 
@@ -23,8 +24,10 @@ def measure_growth(
 
     `chunk_4_s` and `chunk_K_s` are medians of the chunks around them. `session_bytes` is what a stream of
     K chunks holds, its encoder's history included, `window_bytes` the keys and values of its newest P frames
-    alone (P being those of the prompt, but at least 100), at every layer and step; `voice_bytes` is held
-    once whatever the number of streams: `voice_bytes_with_streams` counts it again with `streams` open.
+    (P being those of the prompt, but at least 100) and of one chunk, at every layer and step;
+    `session_bytes_chunk_4` is what an additional stream holds once its window is full, before its history is
+    long. `voice_bytes` is held once whatever the number of streams: `voice_bytes_with_streams` counts it
+    again with `streams` open.
     """
     stage = Stage(checkpoint, config)
     _, voice = stage.prepare(wav.read_bytes())
@@ -36,11 +39,9 @@ def measure_growth(
         stage.chunk(stream, STEADY * index, STEADY)
         times.append(time.perf_counter() - begun)
         sizes.append(stream[0].flow.num_bytes)
-    early, late = (
-        statistics.median(times[k - _SPREAD : k + _SPREAD + 1]) for k in (min(_EARLY, chunks), chunks)
-    )
-    keys_values = voice.keys_values
-    window = keys_values.nbytes // voice.num_frames * stream[0].flow.window.max_own
+    early, late = (statistics.median(times[k - _SPREAD : k + _SPREAD + 1]) for k in (_EARLY, chunks))
+    frame = stream[0].flow.frame_bytes
+    window = frame * (stream[0].flow.window.max_own + UP_RATE * STEADY)
     before = voice.num_bytes
     others = [stage.open(voice) for _ in range(streams)]
     for index in range(2):
@@ -55,7 +56,9 @@ def measure_growth(
         "session_bytes_half_way": sizes[len(sizes) // 2],
         "window_bytes": window,
         "session_to_window": sizes[-1] / window,
-        "frame_bytes": keys_values.nbytes // voice.num_frames,
+        f"session_bytes_chunk_{_EARLY}": sizes[_EARLY],
+        f"chunk_{_EARLY}_to_window": sizes[_EARLY] / window,
+        "frame_bytes": frame,
         "voice_bytes": before,
         "voice_bytes_with_streams": voice.num_bytes if shared else voice.num_bytes * (1 + streams),
         "num_streams": streams,

@@ -24,7 +24,9 @@ from cadence.models.transfers import to_device
 
 __all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "StreamMemory", "VoiceState"]
 
-_FIRST_CAPACITY = 64
+_FIRST_CAPACITY = 64  # frames
+_WINDOW_GROWTH = 2.0  # it is full, and exact, after a few chunks
+_LOG_GROWTH = 1.25  # it grows for minutes: copies are small beside a chunk's work, spare room would not be
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +85,7 @@ class _Log:
             # Cloned, because source and target overlap.
             self.own[..., :keep, :] = self.own[..., self.used - keep : self.used, :].clone()
             self.used = keep
-        self.own = _grown(self.own, self.used + count, self._max)
+        self.own = _grown(self.own, self.used + count, self._max, _LOG_GROWTH)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Write the new frames' [heads, n, d]; everything remembered, oldest first."""
@@ -98,12 +100,13 @@ class _Log:
         self.used += self._new
 
 
-def _grown(store: Tensor, needed: int, limit: int) -> Tensor:
-    """`store` with room for `needed` frames on its second last axis; doubles, so copies stay rare."""
+def _grown(store: Tensor, needed: int, limit: int, growth: float) -> Tensor:
+    """`store` with room for `needed` frames on its second last axis; grows by a factor, so that copies stay
+    rare."""
     capacity = store.shape[-2]
     if needed <= capacity:
         return store
-    wider = max(needed, min(max(2 * capacity, _FIRST_CAPACITY), limit))
+    wider = max(needed, min(max(int(growth * capacity), _FIRST_CAPACITY), limit))
     grown = store.new_empty(*store.shape[:-2], wider, store.shape[-1])
     grown[..., :capacity, :] = store
     return grown
@@ -213,7 +216,7 @@ class FlowStream:
             self._store.index_copy_(4, target, self._store.index_select(4, source))
             self.window.move(plan)
         limit = num_frames if self.voice is None else self.window.max_own + num_frames
-        self._store = _grown(self._store, plan.used, limit)
+        self._store = _grown(self._store, plan.used, limit, _WINDOW_GROWTH)
         self._plan = plan
         return plan
 
@@ -244,6 +247,11 @@ class FlowStream:
             encoder=self.encoder.snapshot(),
             tails=self.encoder.tails,
         )
+
+    @property
+    def frame_bytes(self) -> int:
+        """Keys and values of one frame, at every layer and step."""
+        return self._store[..., :1, :].numel() * self._store.element_size()
 
     @property
     def num_bytes(self) -> int:
