@@ -90,6 +90,7 @@ class Phonemizer:
         self._hibari = Hibari()
 
     def __call__(self, text: str) -> str | None:
+        """Phonemes of a text; None where the teacher would read it in several pieces."""
         found = self._hibari.phonemize(text)
         return found[0] if len(found) == 1 else None
 
@@ -112,6 +113,7 @@ class Female:
             self._hibari = Hibari(model=file.name)
 
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """As every `Teacher`: sound, F0, starts."""
         from hibari import dsp
 
         *spectra, f0, durations = self._run(phonemes, None)
@@ -175,6 +177,7 @@ class Male:
         self._ids = json.loads(Path(voice.config_path()).read_text())["phoneme_id_map"]
 
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """As every `Teacher`: sound, F0, starts."""
         ids, owner = self._spelt(phonemes)
         wave, durations = self._session.run(None, self._feeds(ids))
         edges = np.concatenate([[0.0], np.cumsum(np.ravel(durations)) * _PIPER_FRAME_S])
@@ -261,6 +264,7 @@ class InFemaleTime:
         self._female, self._male = Female(), Male()
 
     def raw(self, phonemes: str) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """As every `Teacher`: sound, F0, starts."""
         starts = self._female.starts(phonemes)
         return *self._male.in_time(phonemes, starts), starts
 

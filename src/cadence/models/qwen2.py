@@ -183,6 +183,7 @@ class DecoderLayer(nn.Module):
         self.mlp = _MLP(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, memory: AttentionMemory | None) -> Tensor:
+        """Rows [..., hidden] through attention and MLP; `cos` and `sin` rotate their positions."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, memory)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
