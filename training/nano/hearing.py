@@ -7,6 +7,7 @@ the phones under each patch, so that what was said is plain to read before the w
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.models.audio_encoder import Adapter
-from training.nano import phones, settings, whisper
+from training.nano import joined, phones, settings, whisper
 from training.nano import thinker as thinker_stage
 from training.nano.chat_data import ChatExamples
 from training.nano.dialogue import ANSWERING, VOICES
 from training.nano.fit import Task, fit, stage_dir, trained
 from training.nano.generate import edit_distance
 from training.nano.hearing_data import VARIANTS, Features, Heard, HeardExamples, Sound
+from training.nano.joined import joined_name
 from training.nano.speech import Store, batches_by_length
 from training.nano.thinker_model import NanoThinker
 
@@ -32,7 +34,7 @@ USUAL_WORDING = 0.5  # of the examples are asked for as the server does by itsel
 LEARNING_RATE, DECAY_PART = 1e-3, 0.3
 PHONE_WEIGHT = 0.5
 NUM_CHECKED = 24
-MAX_ANSWER = 40
+MAX_ANSWER = 120
 
 
 class HearingModel(nn.Module):
@@ -67,7 +69,8 @@ class HearingTask:
         self.speaking = thinker_stage.ThinkerTask(model.thinker)
         self.tokenizer = self.speaking.tokenizer
         make, draw = HeardExamples(self.tokenizer), np.random.default_rng(settings.SEED)
-        self.features = {voice: Features(voice) for voice in ("female", "male")}
+        stores = [*VOICES, *map(joined_name, VOICES)]
+        self.features = {voice: Features(voice) for voice in stores}
         self.train: dict[str, list[Heard]] = {"transcribe": [], "repeat": []}
         self.held_out: list[Heard] = []
         others = []
@@ -79,9 +82,10 @@ class HearingTask:
                 if utterance.held_out:
                     self.held_out += [heard] if heard else []
                     continue
-                others.append(utterance)
+                others += [utterance] if utterance.domain != joined.DOMAIN else []
                 self.train["transcribe"] += [heard] if heard else []
-                repeated = make(utterance, repeat=True, wording=wording) if voice == ANSWERING else None
+                answering = voice in (ANSWERING, joined_name(ANSWERING))
+                repeated = make(utterance, repeat=True, wording=wording) if answering else None
                 self.train["repeat"] += [repeated] if repeated else []
         self.chat = ChatExamples(self.tokenizer, others)
         self.features |= self.chat.features
@@ -135,22 +139,22 @@ class HearingTask:
     def validate(self) -> dict[str, float]:
         """Speech as the thinker stage checks it, and the word error rate of greedy transcription by voice."""
         found = {f"speak_{k}": v for k, v in self.speaking.validate().items()}
-        for voice in VOICES:
-            for domain in ("common", "everyday"):
-                chosen = [
-                    h
-                    for h in self.held_out
-                    if (said := h.sounds[0].utterance).voice == voice and said.domain == domain
-                ]
-                found[f"wer_{voice}_{domain}"] = self.word_error_rate(chosen[:NUM_CHECKED])
+        checked = [(voice, domain) for voice in VOICES for domain in ("common", "everyday")]
+        for voice, domain in (*checked, *((joined_name(voice), joined.DOMAIN) for voice in VOICES)):
+            chosen = [
+                h
+                for h in self.held_out
+                if (said := h.sounds[0].utterance).voice == voice and said.domain == domain
+            ]
+            found[f"wer_{voice}_{domain}"] = self.word_error_rate(chosen[:NUM_CHECKED])
         return found
 
     def word_error_rate(self, chosen: list[Heard]) -> float:
-        """Of greedy transcription; case and end marks do not count."""
+        """Of greedy transcription; case and marks do not count."""
         errors = total = 0
         for h, text in zip(chosen, self.transcribe(chosen), strict=True):
             wanted, said = (
-                t.lower().replace(",", "").rstrip(".?!").split() for t in (h.sounds[0].utterance.text, text)
+                re.sub(r"[,.?!]", "", t.lower()).split() for t in (h.sounds[0].utterance.text, text)
             )
             errors += edit_distance(wanted, said)
             total += len(wanted)

@@ -1,4 +1,4 @@
-"""Stages `hearing-female`, `hearing-male`, `hearing-chat`: the frozen audio encoder's features of speech.
+"""Stages `hearing-female`, `-male`, `-joined` and `-chat`: the frozen audio encoder's features of speech.
 
 Each utterance is encoded twice, as it is and in mild noise, once and for all: training on them then costs no
 more than training on text.
@@ -22,11 +22,12 @@ from cadence.prompt import PromptBuilder
 from cadence.text import Tokenizer
 from cadence.types import AudioPart, Message, Part, TextPart
 from training.nano import interleave, phones, settings, text_vocabulary, whisper
+from training.nano.joined import joined_name
 from training.nano.progress import track
 from training.nano.speech import Store, Utterance
 
 VARIANTS = ("clean", "noisy")
-NUM_HEARD = {"female": 12_000, "male": 4_300, "female-chat": 1_000, "male-chat": 1_000}
+NUM_HEARD = {"female": 12_000, "male": 4_300}  # other stores are heard whole
 NOISE_DB = (12.0, 30.0)  # speech above noise
 INPUT_RATE_HZ = 16_000
 Wording = tuple[str, str]  # system prompt, and what the user writes after the sound; either may be empty
@@ -83,7 +84,7 @@ def run(voice: str) -> dict[str, float]:
     # are picked by what is not encoded yet, as the store may have grown since.
     done = {offset for offset, _ in index}
     order = sorted(store.utterances, key=lambda u: (not u.held_out, u.domain != "spoken"))
-    todo = [u for u in order if u.offset not in done][: max(0, NUM_HEARD[voice] - len(index))]
+    todo = [u for u in order if u.offset not in done][: max(0, NUM_HEARD.get(voice, len(order)) - len(index))]
     with open(features_file(voice), "ab") as file:
         for i, utterance in enumerate(track(todo, f"hearing-{voice}")):
             both, count = _encode(encoder, store, utterance)
@@ -98,6 +99,11 @@ def run(voice: str) -> dict[str, float]:
 def run_chat() -> dict[str, float]:
     """Both teachers' small talk."""
     return {voice: run(f"{voice}-chat")["utterances"] for voice in ("female", "male")}
+
+
+def run_joined() -> dict[str, float]:
+    """Recordings of several sentences by both teachers."""
+    return {voice: run(joined_name(voice))["utterances"] for voice in ("female", "male")}
 
 
 def _encode(

@@ -21,6 +21,7 @@ from cadence.models.weights import load_pt
 from training.nano import phones, text_vocabulary
 from training.nano import thinker as thinker_stage
 from training.nano.fit import save_start
+from training.nano.thinker_model import ThinkerSizes
 
 _COUNTS = (phones.NUM_PHONES, phones.NUM_POSITIONS, phones.NUM_BOUNDARIES, phones.NUM_PITCHES)
 
@@ -47,7 +48,18 @@ def thinker_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     state["text_head.weight"] = torch.cat([head[:first], head[codes.stop :]])
     for name, table in (("code_tables", embedding), ("code_heads", head)):
         state |= {f"{name}.{i}.weight": part for i, part in enumerate(factors(table[codes]))}
-    return state
+    return state | _silent_layers(state, thinker_stage.sizes())
+
+
+def _silent_layers(state: dict[str, Tensor], sizes: ThinkerSizes) -> dict[str, Tensor]:
+    """Projections of layers that a smaller checkpoint has not: zeros, so they begin by changing nothing."""
+    shapes = {"self_attn.o_proj": (sizes.hidden, sizes.hidden), "mlp.down_proj": (sizes.hidden, sizes.units)}
+    names = {
+        f"model.layers.{layer}.{part}.weight": shape
+        for layer in range(sizes.layers)
+        for part, shape in shapes.items()
+    }
+    return {name: torch.zeros(shape) for name, shape in names.items() if name not in state}
 
 
 def flow_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

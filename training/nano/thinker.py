@@ -20,7 +20,7 @@ from training.nano.thinker_model import NanoThinker, ThinkerSizes, spelling_loss
 
 NUM_STEPS = 24_000
 BATCH = 12
-DOMAIN_SHARES = {"template": 0.15, "common": 0.3, "spoken": 0.25, "open": 0.3}
+DOMAIN_SHARES = {"template": 0.1, "common": 0.3, "spoken": 0.25, "open": 0.28, "joined": 0.07}
 LEARNING_RATE = 1.2e-3
 MAX_CORRUPTION = 0.3
 SPELLING_WEIGHT = 0.3

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 from cadence.prompt import PromptBuilder
 from cadence.text import Tokenizer
 from training.nano import interleave, phones, speech
+from training.nano.joined import joined_name
 from training.nano.thinker_model import SPELLED_PHONES
 
 Ids = npt.NDArray[np.int64]
@@ -116,19 +117,24 @@ def _padded(found: Sequence[int]) -> list[int]:
 def load_sequences(
     tokenizer: Tokenizer, *, held_out: bool
 ) -> Iterator[tuple[speech.Utterance, SpeechSequence]]:
-    """Every usable utterance of the female teacher with its sequence."""
+    """Every usable utterance of the female teacher with its sequence; several sentences in one come last."""
     make = SpeechExamples(tokenizer)
-    with open(speech.store_dir("female") / "utterances.jsonl") as lines:
-        for i, line in enumerate(lines):
-            try:
-                utterance = speech.Utterance(**json.loads(line))
-            except json.JSONDecodeError:
-                return  # the line the teacher is just writing
-            if utterance.held_out == held_out:
-                other = _OTHER_INSTRUCTIONS[i // 10 % len(_OTHER_INSTRUCTIONS)] if i % 10 == 0 else None
-                sequence = make(utterance, other)
-                if sequence:
-                    yield utterance, sequence
+    for i, utterance in enumerate(chain(_utterances("female"), _utterances(joined_name("female")))):
+        if utterance.held_out == held_out:
+            other = _OTHER_INSTRUCTIONS[i // 10 % len(_OTHER_INSTRUCTIONS)] if i % 10 == 0 else None
+            sequence = make(utterance, other)
+            if sequence:
+                yield utterance, sequence
+
+
+def _utterances(store: str) -> Iterator[speech.Utterance]:
+    """Lines of a store that may not be there yet, or that a teacher is just writing."""
+    file = speech.store_dir(store) / "utterances.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            yield speech.Utterance(**json.loads(line))
+        except json.JSONDecodeError:
+            return
 
 
 def collate(sequences: Sequence[SpeechSequence], padding: int) -> Batch:

@@ -27,7 +27,7 @@ class ThinkerSizes:
 
     num_text: int
     hidden: int = 256
-    layers: int = 4
+    layers: int = 6
     heads: int = 4
     kv_heads: int = 2
     units: int = 704
