@@ -28,6 +28,7 @@ _STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # module, function, it
     "flow": ("flow", "run", ()),
     "rendered-female": ("rendered", "run", ("female",)),
     "rendered-male": ("rendered", "run", ("male",)),
+    "rendered-timed": ("rendered", "run", ("male-timed",)),
     "vocoder-tune": ("vocoder", "run_tune", ()),
     "thinker": ("thinker", "run", ()),
     "hearing-female": ("hearing_data", "run", ("female",)),

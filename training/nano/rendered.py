@@ -1,8 +1,9 @@
-"""Stages `rendered-female`, `rendered-male`: what the flow makes of true codes, for the vocoder to learn.
+"""Stages `rendered-*`: what the flow makes of true codes, for the vocoder to learn.
 
 The flow's mel is smoother than that of speech; a vocoder that only knows speech sounds muffled on it. As
 codes tell what is said when, the mel lies frame by frame under the sound. It is rendered behind the voice's
-prompt, whole or as a stream.
+prompt, whole or as a stream. The male teacher in the female one's timing is what an answer in his voice is:
+the language model writes codes that go like hers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from training.nano.progress import track
 from training.nano.speaker_vectors import speaker_vector
 from training.nano.speech import Store, Utterance, prompt_of
 
-NUM_RENDERED = {"female": 2_500, "male": 2_000}
+NUM_RENDERED = {"female": 2_500, "male": 4_000, "male-timed": 3_000}
 CHUNKS = (None, 25, 10)  # codes: whole utterances as well as streams
 LOOKAHEAD = SIZES.encoder.lookahead
 
@@ -40,7 +41,7 @@ def rendered_file(voice: str) -> Path:
 def run(voice: str) -> dict[str, float]:
     """Render the held-out utterances, then every n-th of the others; takes minutes, begins anew each time."""
     torch.set_num_threads(1)
-    store, renderer = Store(voice), Renderer(voice)
+    store, renderer = Store(voice), Renderer(voice.removesuffix("-timed"))
     train = store.split(held_out=False)
     chosen = [*store.split(held_out=True), *train[:: max(1, len(train) // NUM_RENDERED[voice])]]
     index: list[list[int]] = []

@@ -31,7 +31,8 @@ NUM_STEPS = 12_000
 BATCH, CROP_FRAMES, MARGIN_FRAMES = 4, 30, 3
 LEARNING_RATE = 1.2e-3
 TUNE_STEPS, TUNE_LEARNING_RATE, RENDERED_SHARE = 6_000, 1e-3, 0.75
-MALE_SHARE = 0.35
+SHARES = {"female": 0.65, "male": 0.35}  # of the crops
+TUNE_SHARES = {"female": 0.35, "male": 0.35, "male-timed": 0.3}
 F0_CROPS = 12
 F0_SCALE_HZ = 50.0
 RESOLUTIONS = ((2048, 300), (1024, 150), (512, 75), (256, 40))
@@ -75,13 +76,14 @@ def spectral_loss(wave: Tensor, wanted: Tensor) -> Tensor:
 
 
 class VocoderTask:
-    """Random crops of both voices."""
+    """Random crops of all voices; a store without held-out lines is not checked."""
 
     def __init__(self, model: HiFT, *, rendered: bool = False) -> None:
         """`rendered`: most crops, and all that are held out, begin with the flow's mel."""
         self.model = model
-        self.stores = [Store("female"), Store("male")]
-        self.rendered = [Rendered("female"), Rendered("male")] if rendered else []
+        self.shares = TUNE_SHARES if rendered else SHARES
+        self.stores = [Store(voice) for voice in self.shares]
+        self.rendered = [Rendered(voice) for voice in self.shares] if rendered else []
         shortest = (CROP_FRAMES + 2 * MARGIN_FRAMES + 2) * MEL_SAMPLES
         self.train = [[u for u in s.split(held_out=False) if u.num_samples > shortest] for s in self.stores]
         self.held_out = [
@@ -120,9 +122,9 @@ class VocoderTask:
         self, rng: np.random.Generator, pools: list[list[Utterance]], count: int, rendered_share: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mel [B, 80, F], samples [B, 480 F], F0 [B, F]."""
+        shares = np.array([share * bool(pool) for share, pool in zip(self.shares.values(), pools, strict=True)])
         rows = []
-        for _ in range(count):
-            voice = int(rng.random() < MALE_SHARE)
+        for voice in rng.choice(len(pools), size=count, p=shares / shares.sum()).tolist():
             utterance = pools[voice][rng.integers(len(pools[voice]))]
             frames = utterance.num_samples // MEL_SAMPLES
             begin = int(rng.integers(MARGIN_FRAMES, frames - CROP_FRAMES - MARGIN_FRAMES))
