@@ -12,9 +12,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from training.nano import blend, fit, interleave, phones, teacher
+from training.nano import blend, fit, interleave, joined, phones, restore, teacher
 from training.nano import flow as flow_stage
 from training.nano.generate import edit_distance, phone_error_rate
+from training.nano.speech import Utterance
+from training.nano.thinker_model import NanoThinker, ThinkerSizes
 
 
 def spans_of(names: list[str], starts: list[float], f0_hz: float = 200.0) -> list[phones.PhoneSpan]:
@@ -125,6 +127,46 @@ def test_factored_tables_are_found_again_in_their_rows() -> None:
     assert [len(t) for t in found] == list(counts)
     again = sum(table[part] for table, part in zip(found, parts, strict=True))
     torch.testing.assert_close(again, rows, rtol=0, atol=1e-4)
+
+
+def utterance_of(name: str, num_codes: int, offset: int = 0) -> Utterance:
+    codes = phones.codes_of_spans(spans_of(["<sil>", name, "<sil>"], [0.0, 0.12, 0.2]), num_codes, 200.0)
+    return Utterance(name, "open", False, "female", offset, codes.tolist(), [0.12])
+
+
+def test_joined_sentences_keep_their_codes_and_say_when_each_word_starts() -> None:
+    first, second = utterance_of("h", 12), utterance_of("l", 8)
+    found = joined.join([first, second], [2], offset=7)
+    pause = 2 * interleave.CODES_PER_GROUP
+    assert (found.text, found.voice, found.offset) == ("h l", "female-joined", 7)
+    assert len(found.codes) == 12 + pause + 8
+    assert found.codes[:12] == first.codes
+    assert phones.phones_of_codes(np.array(found.codes)) == ["h", "l"]
+    assert found.word_starts_s == [0.12, pytest.approx(0.12 + (12 + pause) * phones.FRAME_S)]
+    phone, position, _, _ = phones.split_code(np.array(found.codes))
+    begins = (phone == phones.SILENCE) & (position == 0)
+    assert begins.sum() == 3  # before, between (the pause and what lies on either side are one) and after
+
+
+def test_joined_sentences_fit_the_longest_recording_and_come_once() -> None:
+    lines = [utterance_of("h", 110, offset) for offset in range(30)]  # 4.4 s each
+    groups = list(joined.groups_of(lines, np.random.default_rng(0)))
+    offsets = [u.offset for group in groups for u in group]
+    assert {len(group) for group in groups} == {2}  # three would be longer than the longest
+    assert len(set(offsets)) == len(offsets) > 12
+    longest = 2 * (110 * phones.FRAME_S + joined.MAX_PAUSE_GROUPS * interleave.GROUP_S)
+    assert longest <= joined.MAX_S
+
+
+def test_layers_that_a_smaller_checkpoint_lacks_begin_by_changing_nothing() -> None:
+    torch.manual_seed(0)
+    small, large = (NanoThinker(ThinkerSizes(num_text=20, hidden=32, layers=n, units=48)) for n in (2, 3))
+    state = {name: value for name, value in small.state_dict().items() if not name.startswith("spelling")}
+    silent = restore.silent_layers(state, large.sizes)
+    assert set(silent) == {f"model.layers.2.{name}.weight" for name in ("self_attn.o_proj", "mlp.down_proj")}
+    large.load_state_dict(state | silent, strict=False)
+    embeds = torch.randn(1, 9, 32)
+    torch.testing.assert_close(large.hidden(embeds)[0], small.hidden(embeds)[0])
 
 
 def test_small_talk_is_plain_text_with_one_answer_each() -> None:

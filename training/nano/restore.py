@@ -48,10 +48,10 @@ def thinker_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     state["text_head.weight"] = torch.cat([head[:first], head[codes.stop :]])
     for name, table in (("code_tables", embedding), ("code_heads", head)):
         state |= {f"{name}.{i}.weight": part for i, part in enumerate(factors(table[codes]))}
-    return state | _silent_layers(state, thinker_stage.sizes())
+    return state | silent_layers(state, thinker_stage.sizes())
 
 
-def _silent_layers(state: dict[str, Tensor], sizes: ThinkerSizes) -> dict[str, Tensor]:
+def silent_layers(state: dict[str, Tensor], sizes: ThinkerSizes) -> dict[str, Tensor]:
     """Projections of layers that a smaller checkpoint has not: zeros, so they begin by changing nothing."""
     shapes = {"self_attn.o_proj": (sizes.hidden, sizes.hidden), "mlp.down_proj": (sizes.hidden, sizes.units)}
     names = {

@@ -122,7 +122,9 @@ class VocoderTask:
         self, rng: np.random.Generator, pools: list[list[Utterance]], count: int, rendered_share: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mel [B, 80, F], samples [B, 480 F], F0 [B, F]."""
-        shares = np.array([share * bool(pool) for share, pool in zip(self.shares.values(), pools, strict=True)])
+        shares = np.array(
+            [share * bool(pool) for share, pool in zip(self.shares.values(), pools, strict=True)]
+        )
         rows = []
         for voice in rng.choice(len(pools), size=count, p=shares / shares.sum()).tolist():
             utterance = pools[voice][rng.integers(len(pools[voice]))]
