@@ -53,6 +53,7 @@ def tables(figures: Figures) -> str:
         for head, name in (
             (voice, f"transcribe_{voice}_{{domain}}"),
             (f"{voice}, in noise", f"transcribe_{voice}_{{domain}}_noisy"),
+            (f"{voice}, two at once", f"transcribe_{voice}_{{domain}}_pairs"),
             (f"{voice}, repeated", f"repeat_{voice}_{{domain}}"),
         )
     }

@@ -3,9 +3,10 @@
     python -m training.nano.measure src/cadence/nano --count 30
     python -m training.nano.measure src/cadence/nano --tasks speech -- --flow-weights int8   # as served so
 
-Speech of held-out sentences by both voices (streamed and whole), transcription of the teachers (clean and in
-noise) and of strangers, repetition of heard speech, the two voices apart; beside the teachers' own figures.
-Prints a line for each measurement, then JSON. Needs the packages of the extra `nano`, but no training data.
+Speech of held-out sentences by both voices (streamed and whole), transcription of the teachers (clean, in
+noise, two sentences at once) and of strangers, repetition of heard speech, the two voices apart; beside the
+teachers' own figures. Prints a line for each measurement, then JSON. Needs the packages of the extra `nano`,
+but no training data.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from training.nano.text_vocabulary import SYSTEM_PROMPTS
 
 TASKS = ("teacher", "speech", "whole", "transcribe", "repeat", "voices", "strangers")
 STRANGERS = ("slt", "rms", "awb")  # voices of flite, if it is installed: for information
+PAIR_GAP_S = 0.3  # between two sentences, on top of the silence at their ends
 _LOUD = 0.02
 _ids = itertools.count()
 
@@ -173,12 +175,16 @@ class Measurement:
         self._rate(name, texts, said)
 
     async def transcription(self, voice: str, domain: str) -> None:
-        """Word error rate of our own listening, clean and in mild noise."""
+        """Word error rate of our own listening: clean, in mild noise, two sentences in one recording."""
         readings = self.readings[voice, domain]
         texts, sounds = [r.text for r in readings], [r.heard() for r in readings]
         await self._transcribe(f"transcribe_{voice}_{domain}", texts, sounds)
         noisy = [in_noise(s, np.random.default_rng(i)) for i, s in enumerate(sounds)]
         await self._transcribe(f"transcribe_{voice}_{domain}_noisy", texts, noisy)
+        gap = np.zeros(int(PAIR_GAP_S * HEARING_RATE_HZ), np.float32)
+        both = [np.concatenate([a, gap, b]) for a, b in zip(sounds[::2], sounds[1::2], strict=False)]
+        pairs = [f"{a} {b}" for a, b in zip(texts[::2], texts[1::2], strict=False)]
+        await self._transcribe(f"transcribe_{voice}_{domain}_pairs", pairs, both)
 
     async def repetition(self, voice: str, domain: str) -> None:
         """Speech in, the same words out."""
