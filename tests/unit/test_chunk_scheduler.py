@@ -7,7 +7,14 @@ import random
 import pytest
 
 from cadence.errors import ConfigError
-from cadence.token2wav.scheduler import DRY_S, Candidate, ChunkCutter, check_schedule, choose
+from cadence.token2wav.scheduler import (
+    DRY_S,
+    PATIENCE_S,
+    Candidate,
+    ChunkCutter,
+    check_schedule,
+    choose,
+)
 from cadence.types import ChunkSchedule
 
 
@@ -64,15 +71,41 @@ def test_chunks_do_not_depend_on_whether_the_end_is_known_yet(num_codes: int) ->
     assert cut(num_codes, ChunkSchedule(), []) == one_by_one  # codes and end at once
 
 
-def test_new_streams_first_within_their_quota_then_the_driest() -> None:
-    new = [Candidate(f"n{i}", True, 0.0) for i in range(5)]
-    running = [Candidate("calm", False, 0.9), Candidate("dry", False, -0.2), Candidate("low", False, 0.1)]
-    assert choose(new + running, max_batch=4) == ["n0", "n1", "dry", "low"]
-    assert choose(new + running, max_batch=1) == ["n0"]
-    assert choose(new, max_batch=4) == ["n0", "n1", "n2", "n3"]
-    assert choose(new[:1] + running, max_batch=8) == ["n0", "dry", "low", "calm"]
-    assert choose(running, max_batch=2) == ["dry", "low"]
+def test_whose_listener_runs_dry_first_goes_first_and_newcomers_have_some_patience() -> None:
+    new = Candidate("new", True, 0.0)
+    calm, low, lower = (
+        Candidate(name, False, s) for name, s in (("calm", 0.9), ("low", 0.2), ("lower", 0.05))
+    )
+    assert choose([calm, new, low, lower], max_batch=4) == ["lower", "new", "low", "calm"]
+    assert choose([calm, new, low, lower], max_batch=1) == ["lower"]
+    waited = Candidate("new", True, -PATIENCE_S)  # since its first chunk could be rendered
+    assert choose([waited, lower], max_batch=2) == ["new", "lower"]
     assert choose([], max_batch=2) == []
+
+
+def test_newcomers_do_not_wait_for_streams_that_are_late_anyway_nor_take_all_of_a_batch() -> None:
+    new = [Candidate(f"n{i}", True, -1.0 + 0.1 * i) for i in range(5)]
+    late = [Candidate("late", False, -0.2), Candidate("later", False, -9.0)]
+    low = Candidate("low", False, 0.1)
+    assert choose([low, *late, *new], max_batch=4) == ["n0", "n1", "later", "late"]
+    assert choose([low, *late, *new], max_batch=1) == ["n0"]
+    assert choose(new, max_batch=4) == ["n0", "n1", "n2", "n3"]
+    assert choose([low, *late, *new], max_batch=8) == [*(c.request_id for c in new), "later", "late", "low"]
+
+
+def test_where_batches_gain_little_who_can_be_served_in_time_goes_alone() -> None:
+    new, low, full = Candidate("new", True, 0.0), Candidate("low", False, 0.05), Candidate("full", False, 3.0)
+    assert choose([full, new, low], max_batch=8, one_by_one=True) == ["low"]
+    late = [Candidate(f"late{i}", False, -1.0 - i) for i in range(3)]
+    assert choose([new, low, *late], max_batch=8, one_by_one=True) == ["late2", "late1", "late0"]
+    assert choose([full, Candidate("half", False, 2.0)], max_batch=8, one_by_one=True) == ["half", "full"]
+
+
+def test_who_has_enough_to_play_waits_for_a_listener_who_will_soon_run_dry() -> None:
+    full, low = Candidate("full", False, DRY_S), Candidate("low", False, 0.9)
+    assert choose([full], max_batch=8, spare=True) == []
+    assert choose([full, low], max_batch=8, spare=True) == ["low"]
+    assert choose([full], max_batch=8) == ["full"]
 
 
 def test_listeners_with_enough_to_play_wait_while_others_do_not_have_it() -> None:

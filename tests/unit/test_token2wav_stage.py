@@ -24,6 +24,7 @@ from cadence.errors import (
     RequestAborted,
     StageFailed,
 )
+from cadence.token2wav import session
 from cadence.token2wav.local import LocalToken2Wav, load_runner
 from cadence.token2wav.runner import Runner
 from cadence.token2wav.whole import WholeSound
@@ -188,8 +189,66 @@ async def test_the_first_sound_comes_before_the_last_code(stage: LocalToken2Wav)
     assert len(first.samples) + sum(len(chunk.samples) for chunk in rest) == 20 * CODE_SAMPLES
 
 
+@pytest.mark.parametrize("codes_stall", [False, True])
+async def test_a_listener_with_enough_to_play_waits_for_one_who_will_soon_run_dry(
+    stage: LocalToken2Wav, monkeypatch: pytest.MonkeyPatch, codes_stall: bool
+) -> None:
+    """One far ahead of its listener has a chunk ready, a young one has not: the young one's comes first,
+    unless its codes have stopped coming."""
+    monkeypatch.setattr(session, "STALLED_S", 0.0 if codes_stall else 60.0)
+    turns: list[int] = []
+    render = Runner.render
+
+    def noted(self: Runner, states: Any, chunks: Any, codes: Any) -> Any:
+        turns.append(chunks[0].num_codes)
+        return render(self, states, chunks, codes)
+
+    monkeypatch.setattr(Runner, "render", noted)
+    old_more, old_ready, young_more = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def old_codes() -> AsyncIterator[Sequence[int]]:
+        yield CODES * 3  # much more than this test can take
+        await old_more.wait()
+        yield CODES[:40]
+        old_ready.set()
+
+    async def young_codes() -> AsyncIterator[Sequence[int]]:
+        yield CODES[:8]
+        await young_more.wait()
+        yield CODES[8:13]
+
+    async def listen(name: str, codes: AsyncIterator[Sequence[int]], at_least: int) -> None:
+        stream, heard = stage.generate(SpeechRequest(request_id=name), codes), 0
+        async for chunk in stream:
+            heard += len(chunk.samples)
+            if heard >= at_least:
+                reached[name].set()
+
+    reached = {"old": asyncio.Event(), "young": asyncio.Event()}
+    old = asyncio.create_task(listen("old", old_codes(), 300 * CODE_SAMPLES))
+    await reached["old"].wait()
+    young = asyncio.create_task(listen("young", young_codes(), 1))
+    await reached["young"].wait()
+    turns.clear()
+    old_more.set()
+    await old_ready.wait()
+    if codes_stall:
+        await old
+        assert 25 in turns
+    else:
+        await asyncio.sleep(0.05)
+        assert turns == []  # a chunk of 25 is ready, and not rendered
+    young_more.set()
+    await asyncio.gather(old, young)
+    assert codes_stall or (turns[:2] == [5, 3] and 25 in turns[2:])
+
+
 # ------------------------------------------------------------------ isolation
-async def test_streams_beside_each_other_sound_as_alone(stage: LocalToken2Wav) -> None:
+@pytest.mark.parametrize("in_batches", [True, False])
+async def test_streams_beside_each_other_sound_as_alone(
+    stage: LocalToken2Wav, monkeypatch: pytest.MonkeyPatch, in_batches: bool
+) -> None:
+    monkeypatch.setattr(Runner, "gains_by_batches", in_batches)
     seed = random.randrange(1 << 30)
     print("seed", seed)
     rng = random.Random(seed)

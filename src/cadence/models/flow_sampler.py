@@ -73,6 +73,11 @@ class FlowSampler:
             self._modulations = flow.estimator.modulation(times.to(self._like.device))
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._like.device
+
+    @property
     def t_span(self) -> list[float]:
         """Times between which the steps go, 0 to 1: `num_steps` + 1 of them."""
         return [0.0, *accumulate(self._deltas)]

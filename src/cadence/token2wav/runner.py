@@ -51,6 +51,12 @@ class Runner:
     def __init__(self, sampler: FlowSampler, vocoder: HiFT) -> None:
         self.sampler, self.vocoder = sampler, vocoder
 
+    @property
+    def gains_by_batches(self) -> bool:
+        """Whether streams side by side take much less time than one after the other. A CPU is busy with one:
+        four at once take 3.7 times as long at the public sizes, 2 to 3 times in the built-in checkpoint."""
+        return self.sampler.device.type != "cpu"
+
     def open(self, voice: VoiceState, generator: torch.Generator) -> StreamState:
         """State of a new stream."""
         return StreamState(self.sampler.open(voice), HiFTState(generator=generator))

@@ -12,10 +12,22 @@ from dataclasses import dataclass
 from cadence.errors import ConfigError
 from cadence.types import ChunkSchedule
 
-__all__ = ["DRY_S", "Candidate", "Chunk", "ChunkCutter", "check_schedule", "choose", "whole_piece"]
+__all__ = [
+    "DRY_S",
+    "PATIENCE_S",
+    "Candidate",
+    "Chunk",
+    "ChunkCutter",
+    "check_schedule",
+    "choose",
+    "whole_piece",
+]
 
 DRY_S = 1.0
 """A listener with less sound than this left to play is served before those who have more."""
+
+PATIENCE_S = 0.1
+"""A shorter gap is hardly heard; a first sound may be later by as much so that nobody has a longer one."""
 
 _PIECE_BESIDE_STREAMS, _PIECE_ALONE = 100, 1000
 
@@ -86,26 +98,54 @@ def check_schedule(schedule: ChunkSchedule, *, lookahead: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stream with a chunk ready. `slack_s` is how long its listener can still play what was sent."""
+    """A stream with a chunk ready.
+
+    `slack_s` is how long its listener can still play what was sent; below 0 it has been silent for that long.
+    A new stream's listener has heard nothing: its slack runs from when the first chunk could be rendered.
+    """
 
     request_id: str
     is_new: bool
     slack_s: float
 
 
-def choose(candidates: Sequence[Candidate], *, max_batch: int) -> list[str]:
+def choose(
+    candidates: Sequence[Candidate], *, max_batch: int, one_by_one: bool = False, spare: bool = False
+) -> list[str]:
     """The streams of the next batch.
 
-    New streams come first, in the order given, but take at most half of the batch (at least one place)
-    as long as others are ready; then whoever's listener runs dry first. While there are such streams,
-    listeners with `DRY_S` or more to play wait: on a CPU each further row makes the batch later for all.
+    Whose listener runs dry first comes first; a newcomer counts as one who has `PATIENCE_S` left when its
+    first chunk is ready. Who has been silent for `PATIENCE_S` has a gap already, so those are all equal:
+    newcomers first among them, but in at most half of the batch (at least one place) while others wait.
+
+    While anybody is new or has less than `DRY_S` to play, those with more wait.
+
+    Args:
+        max_batch: streams at most.
+        one_by_one: each further stream makes the batch as late as a batch of its own would, so whoever can
+            still be served in time goes alone.
+        spare: a listener who will soon run dry has no chunk ready yet; those with `DRY_S` or more wait
+            for it.
     """
-    pressing = [c for c in candidates if c.is_new or c.slack_s < DRY_S] or candidates
-    new = [c for c in pressing if c.is_new]
-    running = sorted((c for c in pressing if not c.is_new), key=lambda c: c.slack_s)
+    pressing = sorted((c for c in candidates if c.is_new or c.slack_s < DRY_S), key=_urgency)
+    if not pressing:
+        return [] if spare else [c.request_id for c in sorted(candidates, key=_urgency)[:max_batch]]
+    late = [c for c in pressing if _urgency(c)[0] <= -PATIENCE_S]
+    if one_by_one and not late:
+        return [pressing[0].request_id]
+    new = [c for c in late if c.is_new]
+    running = [c for c in late if not c.is_new]
     quota = max(1, max_batch // 2, max_batch - len(running))
     ordered = new[:quota] + running + new[quota:]
+    if not one_by_one:
+        ordered += [c for c in pressing if c not in late]
     return [c.request_id for c in ordered[:max_batch]]
+
+
+def _urgency(candidate: Candidate) -> tuple[float, bool, float]:
+    """Least first."""
+    due_s = candidate.slack_s + (PATIENCE_S if candidate.is_new else 0.0)
+    return max(due_s, -PATIENCE_S), not candidate.is_new, candidate.slack_s
 
 
 def whole_piece(num_streams: int) -> int:

@@ -18,11 +18,13 @@ from cadence.types import CODE_SAMPLES, NUM_CODES, OUTPUT_RATE_HZ, SpeechRequest
 if TYPE_CHECKING:
     from cadence.types import Waveform
 
-__all__ = ["MAX_UNREAD_CHUNKS", "Outcome", "Session", "StreamState"]
+__all__ = ["MAX_UNREAD_CHUNKS", "SOON_S", "Outcome", "Session", "StreamState"]
 
 Outcome: TypeAlias = "Waveform | Exception | None"  # a chunk, a failure, or the end
 
 MAX_UNREAD_CHUNKS = 8  # a reader this far behind pauses its own stream only
+SOON_S = 0.2  # a listener with less than this to play will want the next chunk the moment it can be rendered
+STALLED_S = 0.5  # without codes for so long, nobody can say when that will be
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,9 +62,11 @@ class Session:
     num_rendered: int = 0
     num_samples: int = 0
     num_unread: int = 0
+    fed_s: float | None = None  # when the newest codes came
+    ready_s: float | None = None  # when the first chunk could be rendered
     first_sound_s: float | None = None
 
-    def push(self, codes: list[int]) -> None:
+    def push(self, codes: list[int], now_s: float) -> None:
         """Add codes.
 
         Raises:
@@ -71,6 +75,9 @@ class Session:
         if any(not 0 <= code < NUM_CODES for code in codes):
             raise ValueError(f"speech codes must be 0..{NUM_CODES - 1}")
         self.pending += codes
+        self.fed_s = now_s
+        if self.next_chunk() is not None:
+            self.mark_ready(now_s)
 
     def next_chunk(self) -> Chunk | None:
         """The chunk to render now; None while codes, the voice or the reader are waited for."""
@@ -89,11 +96,29 @@ class Session:
         ready = self.ended and self.prompt is not None and bool(self.pending)
         return ready and not self.request.streaming
 
+    def mark_ready(self, now_s: float) -> None:
+        """A chunk can be rendered."""
+        if self.ready_s is None:
+            self.ready_s = now_s
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its listener has heard nothing yet."""
+        return self.first_sound_s is None
+
     def slack_s(self, now_s: float) -> float:
-        """Seconds until the listener has played all that was sent; negative = it waits already."""
+        """Seconds until the listener has played all that was sent; negative = it waits already, for its first
+        sound since that could be rendered."""
         if self.first_sound_s is None:
-            return 0.0
+            return 0.0 if self.ready_s is None else self.ready_s - now_s
         return self.num_samples / OUTPUT_RATE_HZ - (now_s - self.first_sound_s)
+
+    def is_due_soon(self, now_s: float) -> bool:
+        """Whether codes are coming in and the chunk that they make will be wanted at once."""
+        if self.ended or self.voice is None or self.fed_s is None or self.num_unread >= MAX_UNREAD_CHUNKS:
+            return False
+        is_fed = now_s - self.fed_s < STALLED_S
+        return self.request.streaming and is_fed and self.slack_s(now_s) < SOON_S
 
     @property
     def complete(self) -> bool:

@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cadence.config import Token2WavConfig
 from cadence.errors import CadenceError, InvalidRequest, StageFailed
 from cadence.models.flow_stream import VoiceState
 from cadence.token2wav.runner import Runner, WholeJob, waveform
 from cadence.token2wav.scheduler import Candidate, Chunk, choose, whole_piece
-from cadence.token2wav.session import Outcome, Session, StreamState
+from cadence.token2wav.session import SOON_S, Outcome, Session, StreamState
 from cadence.token2wav.voice_cache import VoiceCache
 from cadence.token2wav.whole import WholeSound
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from cadence.types import VoiceSample, Waveform
 
 __all__ = ["Worker"]
+
+_Item: TypeAlias = tuple[Session, Chunk, list[int]]  # a stream, its next chunk, the codes for it
 
 _log = logging.getLogger("cadence.token2wav")
 
@@ -93,7 +95,7 @@ class Worker:
         """Add codes to a session; foreign ones end it."""
         with self._changed:
             try:
-                session.push(codes)
+                session.push(codes, self._clock())
             except ValueError as error:
                 self._end(session, StageFailed(f"The vocoder stage refused its input: {error}."))
             if session.next_chunk() is not None:  # most codes complete none: let the thread sleep
@@ -231,12 +233,12 @@ class Worker:
     def _turn(self) -> bool:
         """One batch of chunks, then one step or piece of a whole utterance; False when closed."""
         with self._changed:
-            batch: list[tuple[Session, Chunk, list[int]]] = []
+            batch: list[_Item] = []
             while self._closed is None:
-                batch = self._next_batch()
+                batch, again_s = self._next_batch()
                 if batch or self._whole or self._next_whole():
                     break
-                self._changed.wait()
+                self._changed.wait(again_s)
             if self._closed is not None:
                 return False
             self._step_since = self._clock()
@@ -246,26 +248,29 @@ class Worker:
         self._step_since = None
         return True
 
-    def _next_batch(self) -> list[tuple[Session, Chunk, list[int]]]:
+    def _next_batch(self) -> tuple[list[_Item], float | None]:
+        """What to render now, and after how long to look again where that is nothing (None: once told)."""
         now = self._clock()
-        ready = {
-            request_id: chunk
-            for request_id, session in self._active.items()
-            if (chunk := session.next_chunk()) is not None
-        }
-        candidates = [
-            Candidate(
-                request_id, self._active[request_id].num_rendered == 0, self._active[request_id].slack_s(now)
-            )
-            for request_id in ready
+        ready: dict[str, Chunk] = {}
+        for request_id, session in self._active.items():
+            if (chunk := session.next_chunk()) is not None:
+                session.mark_ready(now)
+                ready[request_id] = chunk
+        others = (session for request_id, session in self._active.items() if request_id not in ready)
+        candidates = [Candidate(i, self._active[i].is_new, self._active[i].slack_s(now)) for i in ready]
+        chosen = choose(
+            candidates,
+            max_batch=self._config.max_batch_size,
+            one_by_one=not self._runner.gains_by_batches,
+            spare=any(session.is_due_soon(now) for session in others),
+        )
+        batch = [
+            (session, chunk, session.pending[: chunk.num_codes + chunk.num_ahead])
+            for session, chunk in ((self._active[i], ready[i]) for i in chosen)
         ]
-        batch = []
-        for request_id in choose(candidates, max_batch=self._config.max_batch_size):
-            session, chunk = self._active[request_id], ready[request_id]
-            batch.append((session, chunk, session.pending[: chunk.num_codes + chunk.num_ahead]))
-        return batch
+        return batch, SOON_S if ready else None
 
-    def _render(self, batch: list[tuple[Session, Chunk, list[int]]]) -> None:
+    def _render(self, batch: list[_Item]) -> None:
         with self._changed:
             # An abort since the choice has taken the session's state away.
             batch = [item for item in batch if self._is_held(item[0])]
