@@ -14,7 +14,7 @@ from torch import Tensor
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
 from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
-from cadence.models.int8 import int8_works
+from cadence.models.int8_graph import int8_graphs_work
 from cadence.models.noise import NoiseStrip
 
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "flow_tiny.npz")
@@ -237,7 +237,7 @@ def test_chunked_training_sees_what_a_stream_sees(folder: Path) -> None:
 
 # ------------------------------------------------------------------ rounded weights
 def test_int8_weights_stay_close_and_streams_apart(folder: Path) -> None:
-    if not int8_works():
+    if not int8_graphs_work():
         pytest.skip("no quantised kernels here")
     exact = FlowSampler(load_flow(folder))
     rounded = FlowSampler(load_flow(folder, int8=True))

@@ -52,7 +52,7 @@ def test_it_is_refused_where_it_cannot_be_computed(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_step_audio(tiny_checkpoint, device=torch.device("cpu"), dtype="float32")
-    monkeypatch.setattr("cadence.models.int8.int8_works", lambda: False)
+    monkeypatch.setattr("cadence.models.step_audio.int8_works", lambda: False)
     with pytest.raises(ConfigError, match="int8"):
         model.prepare("int8")
 

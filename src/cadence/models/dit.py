@@ -11,21 +11,20 @@ beside the guided one. A span's `DiTMemory` says what lies before its rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cadence.models.dit_graph import BlockGraphs, BlockWeights, graphs_work
+from cadence.models.dit_graph import BlockGraphs, BlockWeights, Product, graphs_work, plain_linear
 from cadence.models.flow_config import DiTConfig
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 
 __all__ = ["DiT", "DiTMemory", "DiTSpan", "Modulation", "NoDiTMemory"]
 
-_Product = Callable[[Tensor], Tensor]  # rows [R, in] to [R, out]
 _NUM_PARTS = 9  # shift, scale, gate for attention, MLP and convolution, in this order
 _TIME_FEATURES = 256
 _TIME_SCALE = 1000.0
@@ -116,20 +115,11 @@ class _Attention(nn.Module):
         self.q_norm = nn.LayerNorm(config.head_dim)
         self.k_norm = nn.LayerNorm(config.head_dim)
         self.proj = Linear(inner, config.hidden)
-        self.qkv: _Product | None = None  # all three in one product, for inference
 
     def _projections(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values of packed rows, [R, heads, d] each."""
         shape = (-1, self.num_heads, self.head_dim)
-        if self.qkv is None or torch.is_grad_enabled():
-            return tuple(linear(x).view(shape) for linear in (self.to_q, self.to_k, self.to_v))
-        return self.qkv(x).view(-1, 3, *shape[1:]).unbind(1)
-
-    def fuse(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
-        """Join the three projections into one product; their own weights are let go."""
-        parts = (self.to_q, self.to_k, self.to_v)
-        self.qkv = make(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
-        del self.to_q, self.to_k, self.to_v
+        return tuple(linear(x).view(shape) for linear in (self.to_q, self.to_k, self.to_v))
 
     def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C] to [R, C]."""
@@ -195,7 +185,7 @@ class _Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, _NUM_PARTS * config.hidden))
         self.graphs: BlockGraphs | None = None  # the same computation, for inference
 
-    def load_graphs(self, num_threads: int) -> None:
+    def load_graphs(self, num_threads: int, linear: Product) -> None:
         """Compute all but the attention by ONNX Runtime from now on; it does not see later weights."""
         attn, mlp, first, second = self.attn, self.mlp, self.conv.block["1"], self.conv.block["6"]
         norm = self.conv.block["3"]
@@ -215,18 +205,7 @@ class _Block(nn.Module):
             head_dim=attn.head_dim,
             eps=_NORM_EPS,
         )
-        self.graphs = BlockGraphs(weights, num_threads)
-
-    def replace_products(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
-        """Compute every product with what `make` returns for a weight [out, in] and its bias."""
-        self.attn.fuse(make)
-        for owner, name in ((self.attn, "proj"), (self.mlp, "fc1"), (self.mlp, "fc2")):
-            linear = getattr(owner, name)
-            delattr(owner, name)  # a module's place takes modules only
-            setattr(owner, name, make(linear.weight, linear.bias))
-        for module in self.conv.block.values():
-            if isinstance(module, RowConv):
-                module.replace_product(make)
+        self.graphs = BlockGraphs(weights, num_threads, linear)
 
     def forward(self, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C]; `parts` are the nine modulating vectors."""
@@ -313,14 +292,8 @@ class DiT(nn.Module):
         total = F.linear(mu, weights[0], self.in_proj.bias) + F.linear(speaker, weights[1])
         return total + F.linear(condition, weights[2])
 
-    def replace_products(self, make: Callable[[Tensor, Tensor | None], _Product]) -> None:
-        """Compute every product of the blocks with what `make` returns for a weight and its bias."""
-        for block in self.blocks:
-            assert isinstance(block, _Block)
-            block.replace_products(make)
-
-    def load_graphs(self, num_threads: int) -> list[nn.Module]:
-        """Let ONNX Runtime compute the blocks where it can: plain float32 weights on a CPU.
+    def load_graphs(self, num_threads: int, linear: Product = plain_linear) -> list[nn.Module]:
+        """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU, by `linear` products.
 
         Returns:
             The layers whose weights are not read any more unless gradients are wanted.
@@ -328,10 +301,10 @@ class DiT(nn.Module):
         weight = self.in_proj.weight
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
             return []
-        plain = [block for block in self.blocks if isinstance(block, _Block) and block.attn.qkv is None]
-        for block in plain:
-            block.load_graphs(num_threads)
-        return [module for block in plain for module in block.modules()]
+        blocks = [block for block in self.blocks if isinstance(block, _Block)]
+        for block in blocks:
+            block.load_graphs(num_threads, linear)
+        return [module for block in blocks for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:
         return torch.chunk(self.in_proj.weight, 4, dim=1)

@@ -2,13 +2,13 @@
 
 Attention itself stays with torch, where keys and values lie. Rows are packed as in `models.dit`. For the
 convolutions the two rows before each sequence are put in front of it by an index list, so that sequences
-of unequal length go through one product.
+of unequal length go through one product. What a product with weights is, exact or not, the caller says.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from cadence.models.onnx_graph import Graph
 
-__all__ = ["BlockGraphs", "BlockWeights", "graphs_work", "mish"]
+__all__ = ["BlockGraphs", "BlockWeights", "Product", "graphs_work", "mish", "plain_linear"]
+
+Product = Callable[[Graph, str, Tensor, Tensor | None], str]  # as `plain_linear`
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ class BlockWeights(NamedTuple):
 class BlockGraphs:
     """One block's two graphs. Float32 on a CPU; safe to share between streams."""
 
-    def __init__(self, weights: BlockWeights, num_threads: int) -> None:
-        self._before = _before(weights).load(num_threads)
-        self._after = _after(weights).load(num_threads)
+    def __init__(self, weights: BlockWeights, num_threads: int, linear: Product) -> None:
+        self._before = _before(weights, linear).load(num_threads)
+        self._after = _after(weights, linear).load(num_threads)
 
     def before(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values [R, heads, d] of rows [R, C]."""
@@ -101,7 +103,8 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _linear(graph: Graph, x: str, weight: Tensor, bias: Tensor | None) -> str:
+def plain_linear(graph: Graph, x: str, weight: Tensor, bias: Tensor | None) -> str:
+    """Rows `x` [R, in] times a weight [out, in], plus a bias, [R, out]."""
     product = graph.call("MatMul", x, graph.constant(_array(weight.t().contiguous())))
     return product if bias is None else graph.call("Add", product, graph.constant(_array(bias)))
 
@@ -111,10 +114,10 @@ def _norm(graph: Graph, x: str, norm: nn.LayerNorm) -> str:
     return graph.call("LayerNormalization", x, *affine, epsilon=norm.eps)
 
 
-def _before(w: BlockWeights) -> Graph:
+def _before(w: BlockWeights, linear: Product) -> Graph:
     graph = Graph()
     x, shift, scale = (graph.input(name, rank) for name, rank in (("x", 2), ("shift", 1), ("scale", 1)))
-    rows = _linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
+    rows = linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
     heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
     queries, keys, values = (graph.call("Reshape", part, heads) for part in graph.split(rows, 3, axis=1))
     for part in (_norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values):
@@ -122,7 +125,7 @@ def _before(w: BlockWeights) -> Graph:
     return graph
 
 
-def _after(w: BlockWeights) -> Graph:
+def _after(w: BlockWeights, linear: Product) -> Graph:
     graph = Graph()
     x, found, history = (graph.input(n, r) for n, r in (("x", 2), ("found", 2), ("history", 3)))
     m = {name: graph.input(name, 1) for name in _MODULATION}
@@ -141,7 +144,7 @@ def _after(w: BlockWeights) -> Graph:
         past = graph.call("Gather", history, graph.constant(np.array(index, np.int64)), axis=0)
         padded = graph.call("Gather", graph.call("Concat", past, rows, axis=0), fill, axis=0)
         tails.append(graph.call("Gather", padded, tail, axis=0))
-        products = _linear(graph, padded, weight, None)
+        products = linear(graph, padded, weight, None)
         columns = graph.split(products, _TAPS, axis=1)
         total = graph.call("Gather", columns[0], keep, axis=0)
         for tap in range(1, _TAPS):
@@ -149,11 +152,11 @@ def _after(w: BlockWeights) -> Graph:
             total = graph.call("Add", total, graph.call("Gather", columns[tap], offset, axis=0))
         return graph.call("Add", total, graph.constant(_array(bias)))
 
-    h = gated(x, "gate_a", _linear(graph, found, *w.proj))
+    h = gated(x, "gate_a", linear(graph, found, *w.proj))
     middle = _norm(graph, convolved(modulated(h, "c"), 0, *w.conv1), w.conv_norm)
     h = gated(h, "gate_c", convolved(mish(graph, middle), 1, *w.conv2))
-    inner = graph.call("Gelu", _linear(graph, modulated(h, "m"), *w.fc1), approximate="tanh")
-    graph.output(gated(h, "gate_m", _linear(graph, inner, *w.fc2)), 2)
+    inner = graph.call("Gelu", linear(graph, modulated(h, "m"), *w.fc1), approximate="tanh")
+    graph.output(gated(h, "gate_m", linear(graph, inner, *w.fc2)), 2)
     axis = graph.constant(np.array([0], np.int64))
     graph.output(graph.call("Concat", *(graph.call("Unsqueeze", part, axis) for part in tails), axis=0), 3)
     return graph
@@ -174,7 +177,7 @@ def graphs_work() -> bool:
     weight, bias, x = (torch.randn(shape, generator=generator) for shape in ((24, 16), (24,), (3, 16)))
     graph = Graph()
     name = graph.input("x", 2)
-    graph.output(graph.call("Gelu", _linear(graph, name, weight, bias), approximate="tanh"), 2)
+    graph.output(graph.call("Gelu", plain_linear(graph, name, weight, bias), approximate="tanh"), 2)
     try:
         (found,) = graph.load(1)({"x": x.numpy()})
     except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
 from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
+from cadence.models.dit_graph import graphs_work, plain_linear
 from cadence.models.flow_config import FlowConfig, read_flow_config
-from cadence.models.int8 import Int8Product, require_int8
+from cadence.models.int8 import require_int8
+from cadence.models.int8_graph import int8_graphs_work, int8_linear
 from cadence.models.lanes import Lanes
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
@@ -106,15 +108,17 @@ class Flow(nn.Module):
         velocities = self.estimator(pack(list(noisy)), self.estimator.project(*inputs), modulation, spans)
         return unpack(velocities, lengths), mus
 
-    def prepare_inference(self, num_threads: int | None = None) -> Flow:
+    def prepare_inference(self, num_threads: int | None = None, *, int8: bool = False) -> Flow:
         """Lay weights out for speed and freeze; values and names stay.
 
         `num_threads` are those of ONNX Runtime and of the estimator's lanes, None = as many as torch has now.
+        `int8` rounds what the estimator's blocks multiply.
         """
         on_cpu = self.encoder_proj.weight.device.type == "cpu"
         lanes = self.config.groups if on_cpu else 1
         self.lanes = Lanes(num_threads or torch.get_num_threads(), lanes)
-        in_graphs = set(self.estimator.load_graphs(self.lanes.threads_each))
+        linear = int8_linear if int8 else plain_linear
+        in_graphs = set(self.estimator.load_graphs(self.lanes.threads_each, linear))
         for module in self.modules():
             if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()
@@ -150,6 +154,6 @@ def load_flow(
     file = root / "flow.pt"
     load_strict(flow, load_pt(file), file=file, dtype=dtype, device=device)
     if int8:
-        require_int8(torch.device(device), dtype, "token2wav.flow_weights")
-        flow.estimator.replace_products(Int8Product)
-    return flow.prepare_inference(num_threads)
+        works = graphs_work() and int8_graphs_work()
+        require_int8(torch.device(device), dtype, "token2wav.flow_weights", works=works)
+    return flow.prepare_inference(num_threads, int8=int8)

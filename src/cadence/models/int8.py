@@ -1,9 +1,9 @@
-"""Weights in eight bits, of the flow's DiT or the language model's layers: an option for CPUs, not exact.
+"""Weights in eight bits, of the language model's layers: an option for CPUs, not exact.
 
 A weight is scaled per output and rounded to -127..127, an input per row to as many levels around a middle.
 Rows are scaled one by one so that no stream changes another's. A product then reads a quarter of the
 memory and is about twice as fast as float32. The kernels belong to torch's older quantisation, which it means
-to remove some day; where they are gone, the option is refused.
+to remove some day; where they are gone, the option is refused. The flow's are `models.int8_graph`.
 """
 
 from __future__ import annotations
@@ -67,16 +67,14 @@ def _sums_are_exact() -> bool:
     return bool((found - 64).abs().max() < 0.1)
 
 
-def require_int8(device: torch.device, dtype: torch.dtype, param: str) -> None:
+def require_int8(device: torch.device, dtype: torch.dtype, param: str, *, works: bool) -> None:
     """Say by name why weights on a device, of a dtype, cannot be rounded as `param` asks for.
 
     Raises:
-        ConfigError: not float32 on a CPU, or a torch without these kernels.
+        ConfigError: not float32 on a CPU, or its kernels do not work here (`works`).
     """
-    if device.type != "cpu" or dtype != torch.float32 or not int8_works():
-        raise ConfigError(
-            "int8 weights need a CPU in float32 and a torch with the x86 quantised kernels.", param=param
-        )
+    if device.type != "cpu" or dtype != torch.float32 or not works:
+        raise ConfigError("int8 weights need a CPU in float32 and its kernels for eight bits.", param=param)
 
 
 @lru_cache(maxsize=1)

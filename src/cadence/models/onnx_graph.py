@@ -22,6 +22,8 @@ _OPSET, _IR_VERSION = 20, 9  # the first with Gelu; read by onnxruntime 1.17 and
 class Graph:
     """A graph under construction: name the inputs, add operations, name the outputs, `load` it."""
 
+    FLOAT: int = TensorProto.FLOAT  # for operations that ask for a type
+
     def __init__(self) -> None:
         self._inputs: list[Any] = []
         self._constants: list[Any] = []
@@ -35,9 +37,9 @@ class Graph:
         return name
 
     def constant(self, value: NDArray[Any]) -> str:
-        """A float32 or int64 tensor that never changes; products pack it when the graph is loaded."""
+        """A tensor that never changes, of float32 or integers; products pack it when the graph is loaded."""
         name = self._new()
-        array = value if value.dtype == np.int64 else np.ascontiguousarray(value, dtype=np.float32)
+        array = value if value.dtype.kind in "iu" else np.ascontiguousarray(value, dtype=np.float32)
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 

@@ -7,7 +7,7 @@ needs no padding and no masks, and one sequence cannot see another. Layers that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,6 @@ class RowConv(nn.Conv1d):
     """
 
     packed: Tensor | None = None
-    product: Callable[[Tensor], Tensor] | None = None  # in place of the weight's own
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size)
@@ -44,9 +43,7 @@ class RowConv(nn.Conv1d):
     def rows(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Convolve each part [G, n + taps - 1, in], already padded, to [G, n, out]."""
         joined = pack([part.reshape(-1, part.shape[-1]) for part in parts])
-        if self.product is not None:
-            products = self.product(joined)
-        elif self.packed is None or torch.is_grad_enabled():
+        if self.packed is None or torch.is_grad_enabled():
             products = F.linear(joined, self._tap_major())
         else:
             products = packed_linear(joined, self.packed, None)
@@ -76,16 +73,8 @@ class RowConv(nn.Conv1d):
         assert self.bias is not None
         return self._tap_major().detach(), self.bias.detach()
 
-    def replace_product(self, make: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]) -> None:
-        """Multiply with what `make` returns for the weight, tap by tap below each other, from now on."""
-        self.product = make(self._tap_major().detach(), None)
-        self.packed = None
-        del self.weight
-
     def pack(self) -> None:
         """Lay the final weight out for `rows`: packed where that is faster, else tap by tap."""
-        if self.product is not None:
-            return
         self.packed = pack_weight(self._tap_major().detach())
         if self.packed is None:
             self.weight.data = self.weight.data.permute(2, 0, 1).contiguous().permute(1, 2, 0)

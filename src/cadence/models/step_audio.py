@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cadence.errors import CheckpointError, ConfigError
 from cadence.models.audio_encoder import ADAPTER_HIDDEN, Adapter, AudioEncoder, AudioEncoderConfig
 from cadence.models.decoder_step import DecoderStep
-from cadence.models.int8 import Int8Product, require_int8
+from cadence.models.int8 import Int8Product, int8_works, require_int8
 from cadence.models.linear import Product
 from cadence.models.qwen2 import AttentionMemory, Qwen2, Qwen2Config
 from cadence.models.weights import load_strict, open_safetensors, read_json, resolve_dtype, total_memory_bytes
@@ -50,7 +50,7 @@ class StepAudio(nn.Module):
         if weights not in ("plain", "int8"):
             raise ConfigError(f"weights must be plain or int8, found {weights!r}.", param="thinker.weights")
         if weights == "int8":
-            require_int8(self.device, self.dtype, "thinker.weights")
+            require_int8(self.device, self.dtype, "thinker.weights", works=int8_works())
             self._step = DecoderStep(self.model, Int8Product)
             return
         size = sum(parameter.nbytes for parameter in self.parameters())
