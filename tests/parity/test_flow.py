@@ -272,6 +272,8 @@ def test_smaller_memory_stays_close_and_is_smaller(folder: Path) -> None:
     exact, plain_bytes = of(None)
     half, half_bytes = of(FlowMemory(dtype=torch.float16))
     assert snr_db(half, exact) > 50 and half_bytes < 0.6 * plain_bytes
+    rough, rough_bytes = of(FlowMemory(dtype=torch.bfloat16))
+    assert snr_db(rough, exact) > 35 and rough_bytes == half_bytes
     short, short_bytes = of(FlowMemory(max_frames=30))
     assert short_bytes < plain_bytes and not torch.equal(short, exact)
     assert torch.equal(short[:10], exact[:10])  # nothing was forgotten yet

@@ -126,6 +126,6 @@ def test_the_vocoder_in_lanes(num_frames: int, num_streams: int) -> None:
     found = []
     with torch.inference_mode():
         for threads in (1, 2):
-            model.load_graphs(threads)
+            model.prepare_inference(threads)
             found.append(model.synthesise(mel, source))
     assert torch.allclose(found[1], found[0], atol=1e-5)

@@ -463,6 +463,7 @@ async def test_half_precision_sounds_alike_in_length(tiny_checkpoint: Path, dtyp
     [
         {"flow_weights": "int3"},
         {"flow_cache": "int8"},
+        {"vocoder_weights": "int8"},
         {"flow_window_s": 0.1},
         {"flow_window_s": 31.0},
         {"flow_history_s": 4.0},

@@ -35,7 +35,10 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
                 "--steps", type=click.IntRange(1), help="Of the solver.  [default: the checkpoint's]"
             ),
             click.option("--flow-weights", type=click.Choice(["plain", "int8"]), default="plain"),
-            click.option("--flow-cache", type=click.Choice(["plain", "float16"]), default="plain"),
+            click.option(
+                "--flow-cache", type=click.Choice(["plain", "float16", "bfloat16"]), default="plain"
+            ),
+            click.option("--vocoder-weights", type=click.Choice(["plain", "bfloat16"]), default="plain"),
             click.option("--flow-window", type=float, help="Seconds.  [default: the recording's]"),
             click.option("--flow-history", type=float, help="Seconds.  [default: the checkpoint's, or 100]"),
             click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here."),
@@ -74,6 +77,7 @@ def _asked(options: dict[str, Any]) -> tuple[Path, Path, Token2WavConfig]:
         num_steps=options["steps"],
         flow_weights=options["flow_weights"],
         flow_cache=options["flow_cache"],
+        vocoder_weights=options["vocoder_weights"],
         flow_window_s=options["flow_window"],
         flow_history_s=options["flow_history"],
     )

@@ -67,7 +67,7 @@ NO_EFFECT = {
 @click.option(
     "--first-chunk",
     type=click.IntRange(1, 25),
-    help="Speech codes of 40 ms in an answer's first chunk; 160 ms of it are held back.  [default: 9]",
+    help="Speech codes of 40 ms in an answer's first chunk; 160 ms of it are held back.  [default: 5]",
 )
 @click.option(
     "--flow-steps", type=click.IntRange(1, 100), help="Solver steps of the vocoder stage; fewer are faster."
@@ -77,8 +77,13 @@ NO_EFFECT = {
 )
 @click.option(
     "--flow-cache",
-    type=click.Choice(["plain", "float16"]),
-    help="float16: smaller streams, not exact.  [plain]",
+    type=click.Choice(["plain", "float16", "bfloat16"]),
+    help="Smaller streams, not exact; bfloat16 is faster too, on a CPU that has it.  [plain]",
+)
+@click.option(
+    "--vocoder-weights",
+    type=click.Choice(["plain", "bfloat16"]),
+    help="bfloat16: faster on a CPU that has it, not exact.  [plain]",
 )
 @click.option(
     "--flow-window",
@@ -168,7 +173,8 @@ def build_config(options: Mapping[str, Any], say: Callable[[str], object]) -> Se
     stage = _given(options, "device", "dtype", "threads", "max_num_seqs")
     if options["enforce_eager"]:
         stage["enforce_eager"] = True
-    token2wav = stage | _given(options, "default_voice", "default_prompt_wav", "flow_weights", "flow_cache")
+    of_vocoder = ("default_voice", "default_prompt_wav", "flow_weights", "flow_cache", "vocoder_weights")
+    token2wav = stage | _given(options, *of_vocoder)
     if options["flow_steps"] is not None:
         token2wav["num_steps"] = options["flow_steps"]
     if options["first_chunk"] is not None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cadence.models.conformer import UP_RATE
+from cadence.models.cpu import has_bfloat16
 from cadence.models.dit import CONV_HISTORY
 from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_window import FrameWindow, WindowPlan
@@ -284,7 +285,8 @@ class StreamMemory:
             # A whole prompt at once: the fused kernel spares the score matrix.
             return F.scaled_dot_product_attention(queries, keys, values)
         scaled = (queries * dim**-0.5).reshape(-1, count, dim)
-        found = attend(scaled, self._segments(layer, own, used))
+        segments = self._segments(layer, own, used)
+        found = attend(scaled.to(segments[0][0].dtype), segments).to(queries.dtype)
         return found.view(groups, heads, count, dim)
 
     def _segments(self, layer: int, own: Tensor, used: int) -> Sequence[tuple[Tensor, Tensor]]:
@@ -294,6 +296,10 @@ class StreamMemory:
             segments += [(keys[:, a:b], values[:, a:b]) for a, b in self._plan.prompt_runs]
         if own.dtype == self._conv.dtype:
             return segments
+        if own.dtype == torch.bfloat16 and own.device.type == "cpu" and has_bfloat16():
+            # Joined, as a few rows' products with cold memory cost more than a copy of it.
+            keys, values = (torch.cat(parts, dim=1) for parts in zip(*segments, strict=True))
+            return [(keys, values)]
         return [(keys.to(self._conv), values.to(self._conv)) for keys, values in segments]
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.models.dit_graph import graphs_work
+from cadence.models.hift_bfloat16 import Bfloat16Stage
 from cadence.models.hift_graph import StageGraph
+from cadence.models.hift_lanes import StageLanes
 from cadence.models.lanes import Lanes
 from cadence.types import OUTPUT_RATE_HZ
 
@@ -215,18 +217,26 @@ class HiFT(nn.Module):
             self.source_resblocks.append(SnakeBlock(outputs, config.source_kernels[i], config.dilations))
             self.resblocks.extend(SnakeBlock(outputs, k, config.dilations) for k in config.kernels)
         self.conv_post = nn.Conv1d(config.base_channels >> len(UP_RATES), 2 * NUM_BINS, 7, padding=3)
-        self._graphs: list[StageGraph] = []  # the stages' residual blocks, for inference
+        self._stages: list[StageLanes] = []  # the stages' residual blocks, for inference
 
-    def load_graphs(self, num_threads: int) -> None:
-        """Let ONNX Runtime compute the residual blocks from now on, where it can; it does not see later
-        weights."""
+    def prepare_inference(self, num_threads: int, *, bfloat16: bool = False) -> None:
+        """Lay the residual blocks out for a CPU; later weights are not seen.
+
+        ONNX Runtime computes them where it can, exactly. With `bfloat16` torch does, and what their
+        convolutions multiply is rounded.
+        """
         weight = self.conv_pre.weight
-        if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or not (bfloat16 or graphs_work()):
             return
         lanes = Lanes(num_threads)
-        self._graphs = [
-            StageGraph(source, branches, lanes)
-            for source, branches in zip(self.source_resblocks, self._branches(), strict=True)
+
+        def stage(source: nn.Module, branches: list[nn.Module]) -> StageLanes:
+            if bfloat16:
+                return StageLanes(Bfloat16Stage(source, branches), source, branches, lanes)
+            return StageLanes(StageGraph(source, branches, lanes.threads_each), source, branches, lanes)
+
+        self._stages = [
+            stage(*blocks) for blocks in zip(self.source_resblocks, self._branches(), strict=True)
         ]
 
     def _branches(self) -> list[list[nn.Module]]:
@@ -254,8 +264,8 @@ class HiFT(nn.Module):
             if i == len(UP_RATES) - 1:
                 x = F.pad(x, (1, 0), mode="reflect")  # one more frame, as the centred transform has
             source_part = self.source_downs[i](excitation)
-            if self._graphs and not torch.is_grad_enabled():
-                x = self._graphs[i](x, source_part)
+            if self._stages and not torch.is_grad_enabled():
+                x = self._stages[i](x, source_part)
                 continue
             x = x + self.source_resblocks[i](source_part)
             branches = [block(x) for block in blocks]

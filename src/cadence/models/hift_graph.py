@@ -8,30 +8,21 @@ an image of height 1 here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cadence.models.lanes import Lanes
 from cadence.models.onnx_graph import Graph
 
 __all__ = ["StageGraph"]
 
 
-_MAX_SHARE = 0.8  # of the signal in one lane, the edges that it computes twice included
-
-
 class StageGraph:
-    """The mean of a stage's branches over a signal to which a block over the source was added.
+    """The mean of a stage's branches over a signal to which a block over the source was added."""
 
-    With several lanes each computes a part of the signal and as much on either side as its samples see.
-    """
-
-    def __init__(self, source: nn.Module, branches: Sequence[nn.Module], lanes: Lanes) -> None:
+    def __init__(self, source: nn.Module, branches: Sequence[nn.Module], num_threads: int) -> None:
         """`source` and `branches` are `SnakeBlock`s."""
         graph = Graph()
         x, excitation = graph.input("x", 4), graph.input("source", 4)
@@ -41,34 +32,14 @@ class StageGraph:
             total = graph.call("Add", total, other)
         share = graph.constant(np.array(1 / (1 + len(others)), np.float32))
         graph.output(graph.call("Mul", total, share), 4)
-        self._session = graph.load(lanes.threads_each)
-        self._lanes = lanes
-        self._reach = _reach(source) + max(_reach(branch) for branch in branches)
+        self._session = graph.load(num_threads)
 
     def __call__(self, x: Tensor, source: Tensor) -> Tensor:
         """Signal and source [B, C, T] to [B, C, T]."""
-        length, count = x.shape[-1], self._lanes.count
-        if count == 1 or length / count + self._reach > _MAX_SHARE * length:
-            return self._run(x, source, 0, length)
-        cuts = [length * lane // count for lane in range(count + 1)]
-        parts = [partial(self._run, x, source, *cut) for cut in pairwise(cuts)]
-        return torch.cat(self._lanes.run(parts), dim=-1)
-
-    def _run(self, x: Tensor, source: Tensor, start: int, stop: int) -> Tensor:
-        """Samples `start` to `stop` of the result, from all that they see."""
-        low, high = max(0, start - self._reach), min(x.shape[-1], stop + self._reach)
         seen = {"x": x, "source": source}
-        inputs = {
-            name: signal[..., low:high].contiguous().unsqueeze(2).numpy() for name, signal in seen.items()
-        }
+        inputs = {name: signal.contiguous().unsqueeze(2).numpy() for name, signal in seen.items()}
         (output,) = self._session(inputs)
-        return torch.from_numpy(output).squeeze(2)[..., start - low : stop - low]
-
-
-def _reach(block: Any) -> int:
-    """How far to either side a block's samples see."""
-    convolutions = (*block.convs1, *block.convs2)
-    return sum(int(conv.padding[0]) for conv in convolutions)
+        return torch.from_numpy(output).squeeze(2)
 
 
 def _block(graph: Graph, x: str, block: Any) -> str:

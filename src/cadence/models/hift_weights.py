@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cadence.errors import CheckpointError
+from cadence.errors import CheckpointError, ConfigError
+from cadence.models.cpu import has_bfloat16
 from cadence.models.hift import HiFT, HiFTConfig
 from cadence.models.weights import load_pt, load_strict, read_json
 
@@ -71,22 +72,31 @@ def load_hift(
     dtype: torch.dtype = torch.float32,
     *,
     num_threads: int | None = None,
+    bfloat16: bool = False,
 ) -> HiFT:
     """Load the vocoder of a `token2wav` folder, ready to serve.
 
-    On a CPU in float32 the residual blocks run on ONNX Runtime, with `num_threads` (None = torch's number).
-    Pitch and source stay in float32 whatever `dtype`: half precision would be heard as detuning.
+    On a CPU in float32 the residual blocks run on ONNX Runtime, with `num_threads` (None = torch's number);
+    `bfloat16` rounds what their convolutions multiply. Pitch and source stay in float32 whatever `dtype`:
+    half precision would be heard as detuning.
 
     Raises:
         CheckpointError: `hift.pt` or `hift.json` is missing parts, foreign or of another shape.
+        ConfigError: `bfloat16` where it would not be faster.
     """
+    is_float_on_cpu = torch.device(device).type == "cpu" and dtype == torch.float32
+    if bfloat16 and not (is_float_on_cpu and has_bfloat16()):
+        raise ConfigError(
+            "A vocoder in bfloat16 needs a CPU with instructions for it, and float32 for the rest.",
+            param="token2wav.vocoder_weights",
+        )
     path = folder / "hift.pt"
     with torch.device("meta"):
         model = HiFT(read_hift_config(folder))
     load_strict(model, _folded(load_pt(path), path), file=path, dtype=dtype, device=device)
     model.f0_predictor.float()
     model.m_source.float()
-    model.load_graphs(num_threads or torch.get_num_threads())
+    model.prepare_inference(num_threads or torch.get_num_threads(), bfloat16=bfloat16)
     return model.eval()
 
 

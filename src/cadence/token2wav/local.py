@@ -37,6 +37,12 @@ _PUBLIC_STEPS = 10  # a constant in the reference
 _FRAMES_PER_SECOND = 50
 _MIN_HISTORY_S = 5.0
 _MAX_HISTORY_S = MAX_HISTORY_CODES * CODE_SAMPLES / OUTPUT_RATE_HZ
+_CACHES = {"plain": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_OPTIONS = {
+    "flow_weights": ("plain", "int8"),
+    "flow_cache": tuple(_CACHES),
+    "vocoder_weights": ("plain", "bfloat16"),
+}
 
 Progress = Callable[[str, float], None]
 
@@ -159,9 +165,10 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     report("Loading the flow", 0.0)
-    for name, other in (("flow_weights", "int8"), ("flow_cache", "float16")):
-        if (found := getattr(config, name)) not in ("plain", other):
-            raise ConfigError(f"{name} must be plain or {other}, found {found!r}.", param=f"token2wav.{name}")
+    for name, values in _OPTIONS.items():
+        if (found := getattr(config, name)) not in values:
+            expected = " or ".join(values)
+            raise ConfigError(f"{name} must be {expected}, found {found!r}.", param=f"token2wav.{name}")
     flow = load_flow(
         root / _FOLDER,
         device=device,
@@ -182,7 +189,14 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
         graphs=graphs,
     )
     report("Loading the vocoder", 0.4)
-    return Runner(sampler, load_hift(root / _FOLDER, device, dtype, num_threads=config.threads))
+    vocoder = load_hift(
+        root / _FOLDER,
+        device,
+        dtype,
+        num_threads=config.threads,
+        bfloat16=config.vocoder_weights == "bfloat16",
+    )
+    return Runner(sampler, vocoder)
 
 
 def _memory(config: Token2WavConfig) -> FlowMemory:
@@ -193,8 +207,9 @@ def _memory(config: Token2WavConfig) -> FlowMemory:
             f"flow_window_s must be between 0.5 and {MAX_PROMPT_S:g} seconds, found {seconds!r}.",
             param="token2wav.flow_window_s",
         )
-    dtype = torch.float16 if config.flow_cache == "float16" else None
-    return FlowMemory(dtype, None if seconds is None else round(_FRAMES_PER_SECOND * seconds))
+    return FlowMemory(
+        _CACHES[config.flow_cache], None if seconds is None else round(_FRAMES_PER_SECOND * seconds)
+    )
 
 
 def _default_steps(root: Path) -> int:
