@@ -29,6 +29,7 @@ from torch import Tensor
 
 from cadence.bench.stage import LOOKAHEAD, STEADY, Stage, codes_of, machine, matmul_peak
 from cadence.config import Token2WavConfig
+from cadence.models.cpu import has_bfloat16
 from cadence.models.flow_stream import VoiceState
 from cadence.models.sample import write_sample_checkpoint
 from cadence.token2wav.voices import VoicePrompt
@@ -204,14 +205,14 @@ def table(found: dict[str, Any]) -> str:
 
 
 def configurations(threads: list[int], fast: bool) -> dict[str, Token2WavConfig]:
-    """Exact ones, and with `fast` those of int8 weights and five steps, by name."""
-    found = {}
+    """Exact ones, and with `fast` those that round what is multiplied and keep all solver steps, by name."""
+    found, vocoder = {}, "bfloat16" if has_bfloat16() else "plain"
     for count in threads:
         plain = Token2WavConfig(device="cpu", dtype="float32", threads=count)
         found[f"{count} thread{'s' * (count > 1)}"] = plain
         if fast:
-            name = f"int8, 5 steps, {count} thread{'s' * (count > 1)}"
-            found[name] = replace(plain, flow_weights="int8", num_steps=5)
+            name = f"rounded, {count} thread{'s' * (count > 1)}"
+            found[name] = replace(plain, flow_weights="int8", flow_cache="bfloat16", vocoder_weights=vocoder)
     return found
 
 
@@ -225,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1], help="ours; the reference always has one"
     )
-    parser.add_argument("--fast", action="store_true", help="also with int8 weights and five solver steps")
+    parser.add_argument("--fast", action="store_true", help="also with int8 and bfloat16 weights")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chunks", type=int, default=5, help="of each stream; 0 = no streams")
     parser.add_argument("--no-offline", action="store_true")

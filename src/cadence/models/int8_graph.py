@@ -38,15 +38,18 @@ def _product(graph: Graph, x: str, weight: Tensor, bias: Tensor | None, levels: 
     def number(value: float) -> str:
         return graph.constant(np.array(value, np.float32))
 
-    columns = graph.constant(np.array([1], np.int64))
-    low, high = (graph.call(kind, x, columns, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+    along = graph.constant(np.array([1], np.int64))
+    low, high = (graph.call(kind, x, along, keepdims=0) for kind in ("ReduceMin", "ReduceMax"))
     size = graph.call("Max", high, graph.call("Neg", low), number(_SMALLEST))
-    step = graph.call("Mul", size, number(1.0 / levels))
+    steps = graph.call("Mul", size, number(1.0 / levels))  # [R]
     middle = graph.constant(np.array(_MIDDLE, np.uint8))
-    inputs = graph.call("QuantizeLinear", graph.call("Div", x, step), number(1.0), middle)
-    sums = graph.call("MatMulInteger", inputs, graph.constant(rounded.t().contiguous().numpy()), middle)
-    product = graph.call("Cast", sums, to=graph.FLOAT)
-    product = graph.call("Mul", graph.call("Mul", product, graph.constant(scales.numpy())), step)
+    inputs = graph.call(
+        "QuantizeLinear", x, steps, graph.call("Expand", middle, graph.call("Shape", steps)), axis=0
+    )
+    columns = graph.constant(rounded.t().contiguous().numpy())
+    scaled = (number(1.0), graph.constant(scales.numpy()), middle)
+    product = graph.call("MatMulIntegerToFloat", inputs, columns, *scaled, domain=graph.RUNTIMES_OWN)
+    product = graph.call("Mul", product, graph.call("Unsqueeze", steps, along))
     return product if bias is None else graph.call("Add", product, graph.constant(bias.detach().numpy()))
 
 

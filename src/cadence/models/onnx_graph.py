@@ -22,7 +22,7 @@ _OPSET, _IR_VERSION = 20, 9  # the first with Gelu; read by onnxruntime 1.17 and
 class Graph:
     """A graph under construction: name the inputs, add operations, name the outputs, `load` it."""
 
-    FLOAT: int = TensorProto.FLOAT  # for operations that ask for a type
+    RUNTIMES_OWN = "com.microsoft"  # domain of operations that ONNX Runtime adds to the standard
 
     def __init__(self) -> None:
         self._inputs: list[Any] = []
@@ -44,7 +44,7 @@ class Graph:
         return name
 
     def call(self, operation: str, *inputs: str, **attributes: Any) -> str:
-        """Apply an operation of the ONNX standard; the name of what it returns."""
+        """Apply an operation of the ONNX standard, or of a `domain`; the name of what it returns."""
         name = self._new()
         self._nodes.append(helper.make_node(operation, inputs, [name], **attributes))
         return name
@@ -62,7 +62,7 @@ class Graph:
     def load(self, num_threads: int) -> Session:
         """A session that computes the outputs, in the order they were declared."""
         graph = helper.make_graph(self._nodes, "graph", self._inputs, self._outputs, self._constants)
-        opsets = [helper.make_opsetid("", _OPSET)]
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(self.RUNTIMES_OWN, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
         return Session(model.SerializeToString(), [output.name for output in self._outputs], num_threads)
 
