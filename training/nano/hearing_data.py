@@ -27,7 +27,7 @@ from training.nano.progress import track
 from training.nano.speech import Store, Utterance
 
 VARIANTS = ("clean", "noisy")
-NUM_HEARD = {"female": 12_000, "male": 4_300}  # other stores are heard whole
+NUM_HEARD = {"female": 12_000, "male": 7_500}  # other stores are heard whole
 NOISE_DB = (12.0, 30.0)  # speech above noise
 INPUT_RATE_HZ = 16_000
 Wording = tuple[str, str]  # system prompt, and what the user writes after the sound; either may be empty

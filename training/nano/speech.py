@@ -22,7 +22,7 @@ from training.nano import corpus, dialogue, phones, settings, teacher
 from training.nano.progress import track
 
 FloatArray = npt.NDArray[np.float32]
-NUM_WITH_SOUND = {"female": 9_000, "male": 4_000}
+NUM_WITH_SOUND = {"female": 9_000, "male": 7_200}
 FIRST_SENTENCE = {"female": 0, "male": 6_000}
 NUM_WITHOUT_SOUND = {"female": 40_000, "male": 0}
 NUM_TIMED = 3_000
