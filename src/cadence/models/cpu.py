@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 __all__ = ["has_bfloat16"]
 
 
+@lru_cache(maxsize=1)
 def has_bfloat16() -> bool:
-    """Whether it has instructions for products of bfloat16; without them those are slower than float32's."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    """Whether products of bfloat16 have instructions of their own (AVX-512 bf16); without, they are slower
+    than float32's. False where torch is too old to tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
