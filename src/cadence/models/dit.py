@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cadence.models.dit_graph import BlockGraphs, BlockWeights, Product, graphs_work, plain_linear
+from cadence.models.dit_graph import EXACT, BlockGraphs, BlockWeights, Kernels, graphs_work
 from cadence.models.flow_config import DiTConfig
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
@@ -185,7 +185,7 @@ class _Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, _NUM_PARTS * config.hidden))
         self.graphs: BlockGraphs | None = None  # the same computation, for inference
 
-    def load_graphs(self, num_threads: int, linear: Product) -> None:
+    def load_graphs(self, num_threads: int, kernels: Kernels) -> None:
         """Compute all but the attention by ONNX Runtime from now on; it does not see later weights."""
         attn, mlp, first, second = self.attn, self.mlp, self.conv.block["1"], self.conv.block["6"]
         norm = self.conv.block["3"]
@@ -205,7 +205,7 @@ class _Block(nn.Module):
             head_dim=attn.head_dim,
             eps=_NORM_EPS,
         )
-        self.graphs = BlockGraphs(weights, num_threads, linear)
+        self.graphs = BlockGraphs(weights, num_threads, kernels)
 
     def forward(self, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C]; `parts` are the nine modulating vectors."""
@@ -292,8 +292,8 @@ class DiT(nn.Module):
         total = F.linear(mu, weights[0], self.in_proj.bias) + F.linear(speaker, weights[1])
         return total + F.linear(condition, weights[2])
 
-    def load_graphs(self, num_threads: int, linear: Product = plain_linear) -> list[nn.Module]:
-        """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU, by `linear` products.
+    def load_graphs(self, num_threads: int, kernels: Kernels = EXACT) -> list[nn.Module]:
+        """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU.
 
         Returns:
             The layers whose weights are not read any more unless gradients are wanted.
@@ -303,7 +303,7 @@ class DiT(nn.Module):
             return []
         blocks = [block for block in self.blocks if isinstance(block, _Block)]
         for block in blocks:
-            block.load_graphs(num_threads, linear)
+            block.load_graphs(num_threads, kernels)
         return [module for block in blocks for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:

@@ -1,14 +1,13 @@
 """A DiT block on a CPU as two graphs for ONNX Runtime: what comes before its attention, and after it.
 
-Attention itself stays with torch, where keys and values lie. Rows are packed as in `models.dit`. For the
-convolutions the two rows before each sequence are put in front of it by an index list, so that sequences
-of unequal length go through one product. What a product with weights is, exact or not, the caller says.
+Attention itself stays with torch, where keys and values lie. Rows are packed as in `models.dit`. How weights
+are multiplied, exactly or not, the caller says (`Kernels`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,15 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cadence.models.graph_conv import Convolution, MinimalFiltering, Product
 from cadence.models.onnx_graph import Graph
 
-__all__ = ["BlockGraphs", "BlockWeights", "Product", "graphs_work", "mish", "plain_linear"]
-
-Product = Callable[[Graph, str, Tensor, Tensor | None], str]  # as `plain_linear`
+__all__ = ["EXACT", "BlockGraphs", "BlockWeights", "Kernels", "graphs_work", "mish", "plain_linear"]
 
 _log = logging.getLogger(__name__)
 
-_TAPS = 3
 _MISH_LIMIT = 20.0  # beyond it tanh(softplus(x)) is 1 in float32
 _MODULATION = ("gate_a", "shift_c", "scale_c", "gate_c", "shift_m", "scale_m", "gate_m")
 
@@ -48,12 +45,20 @@ class BlockWeights(NamedTuple):
     eps: float  # of the modulated norms
 
 
+class Kernels(NamedTuple):
+    """How a block's weights are multiplied."""
+
+    linear: Product
+    convolution: Convolution
+
+
 class BlockGraphs:
     """One block's two graphs. Float32 on a CPU; safe to share between streams."""
 
-    def __init__(self, weights: BlockWeights, num_threads: int, linear: Product) -> None:
-        self._before = _before(weights, linear).load(num_threads)
-        self._after = _after(weights, linear).load(num_threads)
+    def __init__(self, weights: BlockWeights, num_threads: int, kernels: Kernels) -> None:
+        self._before = _before(weights, kernels).load(num_threads)
+        self._after = _after(weights, kernels).load(num_threads)
+        self._indices = kernels.convolution.indices
 
     def before(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values [R, heads, d] of rows [R, C]."""
@@ -77,25 +82,20 @@ class BlockGraphs:
         """
         inputs = {name: part.numpy() for name, part in zip(_MODULATION, parts, strict=True)}
         inputs |= {"x": x.numpy(), "found": found.numpy(), "history": history.numpy()}
-        inputs |= _indices(tuple(shape))
+        inputs |= self._indices(tuple(shape)) | _tails(tuple(shape))
         output, tails = self._after(inputs)
         return torch.from_numpy(output), torch.from_numpy(tails)
 
 
 @lru_cache(maxsize=64)
-def _indices(shape: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
-    """Where rows lie: `fill` builds [history, rows] per sequence from all history followed by all rows,
-    `keep` drops the sums that straddle two sequences, `tail` takes each sequence's last two."""
-    fill: list[int] = []
-    keep: list[int] = []
-    tail: list[int] = []
-    at, past = 2 * len(shape), 0  # of the next sequence: its rows in the source, its start in the result
-    for index, count in enumerate(shape):
-        fill += [2 * index, 2 * index + 1, *range(at, at + count)]
-        keep += range(past, past + count)
-        tail += [past + count, past + count + 1]
-        at, past = at + count, past + count + 2
-    return {name: np.array(part, np.int64) for name, part in (("fill", fill), ("keep", keep), ("tail", tail))}
+def _tails(shape: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
+    """`tail`: the last two rows of each sequence among all history followed by all rows."""
+    ends = np.cumsum([2 * len(shape), *shape])[1:]
+    pairs = [
+        (2 * index + 1 if count == 1 else end - 2, end - 1)
+        for index, (count, end) in enumerate(zip(shape, ends, strict=True))
+    ]
+    return {"tail": np.array(pairs, np.int64).ravel()}
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -109,13 +109,16 @@ def plain_linear(graph: Graph, x: str, weight: Tensor, bias: Tensor | None) -> s
     return product if bias is None else graph.call("Add", product, graph.constant(_array(bias)))
 
 
+EXACT = Kernels(plain_linear, MinimalFiltering())
+
+
 def _norm(graph: Graph, x: str, norm: nn.LayerNorm) -> str:
     affine = [graph.constant(_array(part)) for part in (norm.weight, norm.bias)]
     return graph.call("LayerNormalization", x, *affine, epsilon=norm.eps)
 
 
-def _before(w: BlockWeights, linear: Product) -> Graph:
-    graph = Graph()
+def _before(w: BlockWeights, kernels: Kernels) -> Graph:
+    graph, linear = Graph(), kernels.linear
     x, shift, scale = (graph.input(name, rank) for name, rank in (("x", 2), ("shift", 1), ("scale", 1)))
     rows = linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
     heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
@@ -125,11 +128,12 @@ def _before(w: BlockWeights, linear: Product) -> Graph:
     return graph
 
 
-def _after(w: BlockWeights, linear: Product) -> Graph:
-    graph = Graph()
+def _after(w: BlockWeights, kernels: Kernels) -> Graph:
+    graph, linear = Graph(), kernels.linear
     x, found, history = (graph.input(n, r) for n, r in (("x", 2), ("found", 2), ("history", 3)))
     m = {name: graph.input(name, 1) for name in _MODULATION}
-    fill, keep, tail = (graph.input(name, 1, integer=True) for name in ("fill", "keep", "tail"))
+    tail = graph.input("tail", 1, integer=True)
+    kernels.convolution.declare(graph)
 
     def gated(before: str, gate: str, change: str) -> str:
         return graph.call("Add", before, graph.call("Mul", change, m[gate]))
@@ -142,15 +146,9 @@ def _after(w: BlockWeights, linear: Product) -> Graph:
 
     def convolved(rows: str, index: int, weight: Tensor, bias: Tensor) -> str:
         past = graph.call("Gather", history, graph.constant(np.array(index, np.int64)), axis=0)
-        padded = graph.call("Gather", graph.call("Concat", past, rows, axis=0), fill, axis=0)
-        tails.append(graph.call("Gather", padded, tail, axis=0))
-        products = linear(graph, padded, weight, None)
-        columns = graph.split(products, _TAPS, axis=1)
-        total = graph.call("Gather", columns[0], keep, axis=0)
-        for tap in range(1, _TAPS):
-            offset = graph.call("Add", keep, graph.constant(np.array(tap, np.int64)))
-            total = graph.call("Add", total, graph.call("Gather", columns[tap], offset, axis=0))
-        return graph.call("Add", total, graph.constant(_array(bias)))
+        source = graph.call("Concat", past, rows, axis=0)
+        tails.append(graph.call("Gather", source, tail, axis=0))
+        return kernels.convolution(graph, source, weight, bias)
 
     h = gated(x, "gate_a", linear(graph, found, *w.proj))
     middle = _norm(graph, convolved(modulated(h, "c"), 0, *w.conv1), w.conv_norm)

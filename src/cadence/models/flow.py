@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
 from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
-from cadence.models.dit_graph import graphs_work, plain_linear
+from cadence.models.dit_graph import EXACT, graphs_work
 from cadence.models.flow_config import FlowConfig, read_flow_config
 from cadence.models.int8 import require_int8
-from cadence.models.int8_graph import int8_graphs_work, int8_linear
+from cadence.models.int8_graph import INT8, int8_graphs_work
 from cadence.models.lanes import Lanes
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
@@ -117,8 +117,7 @@ class Flow(nn.Module):
         on_cpu = self.encoder_proj.weight.device.type == "cpu"
         lanes = self.config.groups if on_cpu else 1
         self.lanes = Lanes(num_threads or torch.get_num_threads(), lanes)
-        linear = int8_linear if int8 else plain_linear
-        in_graphs = set(self.estimator.load_graphs(self.lanes.threads_each, linear))
+        in_graphs = set(self.estimator.load_graphs(self.lanes.threads_each, INT8 if int8 else EXACT))
         for module in self.modules():
             if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cadence.models.dit_graph import Kernels
+from cadence.models.graph_conv import ShiftedSums
 from cadence.models.onnx_graph import Graph
 
-__all__ = ["int8_graphs_work", "int8_linear"]
+__all__ = ["INT8", "int8_graphs_work", "int8_linear"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ _SMALLEST = 1e-12
 def int8_linear(graph: Graph, x: str, weight: Tensor, bias: Tensor | None) -> str:
     """Rows `x` [R, in] times a rounded weight [out, in], plus a bias, [R, out]."""
     return _product(graph, x, weight, bias, _levels())
+
+
+# The sums and differences of minimal filtering would have to be rounded to the same 256 levels.
+INT8 = Kernels(int8_linear, ShiftedSums(int8_linear))
 
 
 def _product(graph: Graph, x: str, weight: Tensor, bias: Tensor | None, levels: int) -> str:

@@ -1,0 +1,166 @@
+"""A causal convolution of three taps over packed rows, as operations of a graph, in two ways.
+
+`ShiftedSums` multiplies every row with all taps and adds up shifted results, by any kind of product.
+`MinimalFiltering` multiplies fewer rows: Winograd's F(3, 3) (Winograd 1980; for networks Lavin & Gray 2015,
+arXiv 1509.09308) gives three outputs of a channel from five products in the place of nine. Inputs and outputs
+pass small constant matrices before and after, the taps once when the graph is built. In exact arithmetic that
+is the same sum; in float32 it differs by a few roundings more.
+
+The source of rows is [2·S + R, C]: two rows of history for each of S sequences, then the R rows of all of
+them. Index lists, made from the sequences' lengths, keep them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cadence.models.onnx_graph import Graph
+
+__all__ = ["TAPS", "Convolution", "MinimalFiltering", "Product", "ShiftedSums"]
+
+TAPS = 3
+
+Product = Callable[[Graph, str, Tensor, Tensor | None], str]
+"""Rows [R, in] times a weight [out, in], plus a bias, [R, out]: the name of the result."""
+
+Indices = dict[str, NDArray[np.int64]]
+
+
+class Convolution(Protocol):
+    """A way to convolve."""
+
+    def declare(self, graph: Graph) -> None:
+        """Declare the inputs that `indices` gives."""
+        ...
+
+    def indices(self, shape: tuple[int, ...]) -> Indices:
+        """The graph's inputs for sequences of these lengths."""
+        ...
+
+    def __call__(self, graph: Graph, source: str, weight: Tensor, bias: Tensor) -> str:
+        """The source's rows convolved with a weight [3·out, in], tap by tap, to [R, out]."""
+        ...
+
+
+class ShiftedSums:
+    """Products of every row with every tap, then sums along each sequence."""
+
+    def __init__(self, linear: Product) -> None:
+        self._linear = linear
+
+    def declare(self, graph: Graph) -> None:
+        """Two lists of rows."""
+        for name in ("fill", "keep"):
+            graph.input(name, 1, integer=True)
+
+    def indices(self, shape: tuple[int, ...]) -> Indices:
+        """`fill` puts its history before each sequence, `keep` drops the sums that straddle two."""
+        return _straddling(shape)
+
+    def __call__(self, graph: Graph, source: str, weight: Tensor, bias: Tensor) -> str:
+        """See `Convolution`."""
+        padded = graph.call("Gather", source, "fill", axis=0)
+        columns = graph.split(self._linear(graph, padded, weight, None), TAPS, axis=1)
+        total = graph.call("Gather", columns[0], "keep", axis=0)
+        for tap in range(1, TAPS):
+            offset = graph.call("Add", "keep", graph.constant(np.array(tap, np.int64)))
+            total = graph.call("Add", total, graph.call("Gather", columns[tap], offset, axis=0))
+        return graph.call("Add", total, graph.constant(bias.detach().numpy()))
+
+
+class MinimalFiltering:
+    """Three outputs of a sequence at a time, by five products of a row each."""
+
+    def declare(self, graph: Graph) -> None:
+        """The tiles' inputs, and where the outputs lie."""
+        graph.input("tiles", 2, integer=True)
+        graph.input("back", 1, integer=True)
+
+    def indices(self, shape: tuple[int, ...]) -> Indices:
+        """`tiles` [5, N] are the rows that each tile of three outputs sees, `back` [R] brings the outputs
+        from [3·N] into order."""
+        return _tiling(shape)
+
+    def __call__(self, graph: Graph, source: str, weight: Tensor, bias: Tensor) -> str:
+        """See `Convolution`."""
+        taps = weight.detach().double().view(TAPS, -1, weight.shape[-1]).numpy()
+
+        def mixed(matrix: NDArray[Any], rows: str, *shape: int) -> str:
+            """Rows [k, N, C] times a matrix [m, k], every tile and channel alike, in a new shape."""
+            flat = graph.call("Reshape", rows, _numbers(graph, len(matrix[0]), -1))
+            flat = graph.call("MatMul", graph.constant(matrix), flat)
+            return graph.call("Reshape", flat, _numbers(graph, *shape))
+
+        tiles = graph.call("Gather", source, "tiles", axis=0)
+        seen = mixed(_INPUTS, tiles, _PRODUCTS, -1, taps.shape[2])
+        products = [
+            graph.call("MatMul", part, graph.constant(np.tensordot(share, taps, axes=1).T))
+            for part, share in zip(graph.split(seen, _PRODUCTS, axis=0), _WEIGHTS, strict=True)
+        ]
+        outputs = mixed(_OUTPUTS, graph.call("Concat", *products, axis=0), -1, len(bias))
+        ordered = graph.call("Gather", outputs, "back", axis=0)
+        return graph.call("Add", ordered, graph.constant(bias.detach().numpy()))
+
+
+def _numbers(graph: Graph, *values: int) -> str:
+    return graph.constant(np.array(values, np.int64))
+
+
+# ------------------------------------------------------------------ F(3, 3)
+_TILE = 3  # outputs
+_PRODUCTS = _TILE + TAPS - 1
+_POINTS = (0.0, 1.0, -1.0, 0.5)  # and infinity: few, small, with exact powers
+
+
+def _powers(count: int) -> NDArray[Any]:
+    """A polynomial of `count` coefficients at the points: [5, count]; at infinity its last coefficient."""
+    finite = [[point**power for power in range(count)] for point in _POINTS]
+    return np.array([*finite, [0.0] * (count - 1) + [1.0]])
+
+
+# Toom and Cook multiply polynomials by their values at five points and interpolate; filtering is that
+# product's transpose (Lavin & Gray 2015, section 4).
+_WEIGHTS = _powers(TAPS)
+_OUTPUTS = _powers(_TILE).T
+_INPUTS = np.linalg.inv(_powers(_PRODUCTS)).T
+
+
+# ------------------------------------------------------------------ where rows lie
+def _sequences(shape: Sequence[int]) -> list[list[int]]:
+    """The source's rows of each sequence, its history first."""
+    starts = np.cumsum([2 * len(shape), *shape])
+    return [
+        [2 * index, 2 * index + 1, *range(int(starts[index]), int(starts[index]) + count)]
+        for index, count in enumerate(shape)
+    ]
+
+
+def _lists(**lists: Any) -> Indices:
+    return {name: np.array(part, np.int64) for name, part in lists.items()}
+
+
+@lru_cache(maxsize=64)
+def _straddling(shape: tuple[int, ...]) -> Indices:
+    sequences = _sequences(shape)
+    starts = np.cumsum([0, *(len(rows) for rows in sequences)])
+    keep = [int(start) + row for start, count in zip(starts, shape, strict=False) for row in range(count)]
+    return _lists(fill=[row for rows in sequences for row in rows], keep=keep)
+
+
+@lru_cache(maxsize=64)
+def _tiling(shape: tuple[int, ...]) -> Indices:
+    tiles: list[list[int]] = []
+    outputs: list[tuple[int, int]] = []  # (place in its tile, tile) of each row
+    for rows, count in zip(_sequences(shape), shape, strict=True):
+        outputs += [(row % _TILE, len(tiles) + row // _TILE) for row in range(count)]
+        starts = range(0, count, _TILE)
+        # Rows behind the end only reach outputs that nobody asks for.
+        tiles += [[rows[min(start + i, len(rows) - 1)] for i in range(_PRODUCTS)] for start in starts]
+    back = [place * len(tiles) + tile for place, tile in outputs]
+    return _lists(tiles=np.ascontiguousarray(np.array(tiles).T), back=back)
