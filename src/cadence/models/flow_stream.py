@@ -20,6 +20,7 @@ from cadence.models.cpu import has_bfloat16
 from cadence.models.dit import CONV_HISTORY
 from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_window import FrameWindow, WindowPlan
+from cadence.models.graph_attention import fused_attention, fused_attention_works
 from cadence.models.rows import attend
 from cadence.models.transfers import to_device
 
@@ -278,14 +279,18 @@ class StreamMemory:
         """Write the new frames into their slots, then attend to the whole window."""
         groups, heads, count, dim = queries.shape
         own = self._own[layer]
-        own[0][:, self._slots] = keys.reshape(-1, count, dim).to(own.dtype)
-        own[1][:, self._slots] = values.reshape(-1, count, dim).to(own.dtype)
+        for store, rows in zip(own.view(2, groups, heads, -1, dim), (keys, values), strict=True):
+            store[:, :, self._slots] = rows.to(store.dtype)
         used = self._plan.used
         if self._prompt is None and used == count:
             # A whole prompt at once: the fused kernel spares the score matrix.
             return F.scaled_dot_product_attention(queries, keys, values)
-        scaled = (queries * dim**-0.5).reshape(-1, count, dim)
         segments = self._segments(layer, own, used)
+        if queries.device.type == "cpu" and segments[0][0].dtype == torch.float32 and fused_attention_works():
+            keys, values = (torch.cat(parts, dim=1) for parts in zip(*segments, strict=True))
+            shape = (groups, heads, -1, dim)
+            return fused_attention(queries, keys.view(shape), values.view(shape))
+        scaled = (queries * dim**-0.5).reshape(-1, count, dim)
         found = attend(scaled.to(segments[0][0].dtype), segments).to(queries.dtype)
         return found.view(groups, heads, count, dim)
 

@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "Session"]
 
 _OPSET, _IR_VERSION = 20, 9  # the first with Gelu; read by onnxruntime 1.17 and later
 
