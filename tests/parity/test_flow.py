@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cadence.models.flow import load_flow
 from cadence.models.flow_sampler import FlowSampler
-from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
+from cadence.models.flow_stream import FlowMemory, FlowStream, StreamMemory, VoiceState
 from cadence.models.int8_graph import int8_graphs_work
 from cadence.models.noise import NoiseStrip
 
@@ -102,20 +102,24 @@ def test_streams_that_join_and_leave_a_batch_equal_each_alone(sampler: FlowSampl
         assert_close(torch.cat(together), expected)
 
 
-def test_a_failed_step_can_be_run_again(sampler: FlowSampler, voice: VoiceState) -> None:
+def test_a_failed_step_can_be_run_again(
+    sampler: FlowSampler, voice: VoiceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     codes = flow_kit.draw(60, seed=5)
     expected = run(sampler, voice, codes)
     stream, parts = sampler.open(voice), []
-    for start, stop, last in flow_kit.schedule(len(codes)):
-        estimator = sampler.flow.estimator
+    attend = StreamMemory.attend
 
-        def break_off(*_: object) -> None:
+    def break_off(memory: StreamMemory, layer: int, *rows: Tensor) -> Tensor:
+        found = attend(memory, layer, *rows)  # which has written the new frames
+        if layer == 1:
             raise MemoryError
+        return found
 
-        handle = estimator.blocks[1].register_forward_pre_hook(break_off)
-        with pytest.raises(MemoryError):
+    for start, stop, last in flow_kit.schedule(len(codes)):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(StreamMemory, "attend", break_off)
             sampler.step([stream], [codes[start:stop]], [last])
-        handle.remove()
         parts += sampler.step([stream], [codes[start:stop]], [last])
     assert_close(torch.cat(parts), expected)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cadence.models.dit import CONV_HISTORY, DiT, DiTSpan, NoDiTMemory
+from cadence.models.dit import DiT
 from cadence.models.dit_graph import mish
+from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, NoDiTMemory
 from cadence.models.flow_config import DiTConfig
 from cadence.models.onnx_graph import Graph
 
@@ -30,11 +31,11 @@ class Remembering(NoDiTMemory):
         self.kept[layer, conv] = padded[:, -CONV_HISTORY:]
         return padded
 
-    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
-        return self.past[layer]
+    def recall(self, depth: int, groups: int, like: Tensor) -> Tensor:
+        return self.past
 
-    def retain(self, layer: int, rows: Tensor) -> None:
-        self.kept[layer] = rows
+    def retain(self, rows: Tensor) -> None:
+        self.kept = rows.clone()
 
 
 @pytest.mark.parametrize("frames", [(7,), (5, 1, 4)])

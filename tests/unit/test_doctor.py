@@ -26,7 +26,7 @@ from cadence.doctor.golden import check_golden
 from cadence.doctor.golden_flow import _pcm, _raw_speech
 from cadence.doctor.report import Report
 from cadence.models.conformer import NoMemory
-from cadence.models.dit import DiTSpan, NoDiTMemory
+from cadence.models.dit_memory import DiTSpan, NoDiTMemory
 from cadence.models.flow_sampler import FlowSampler, Utterance
 from cadence.models.hift import HiFTState
 from cadence.models.noise import NoiseStrip

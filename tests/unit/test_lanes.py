@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cadence.models.dit import CONV_HISTORY, DiT, DiTSpan, NoDiTMemory
+from cadence.models.dit import DiT
 from cadence.models.dit_lanes import DiTLanes
+from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, NoDiTMemory
 from cadence.models.flow_config import DiTConfig
 from cadence.models.flow_stream import StreamMemory
 from cadence.models.frame_window import WindowPlan

@@ -12,7 +12,7 @@ from cadence.doctor.checkpoint import Parts
 from cadence.doctor.golden import GoldenFile
 from cadence.doctor.report import Report
 from cadence.models.conformer import NoMemory
-from cadence.models.dit import DiTSpan, NoDiTMemory
+from cadence.models.dit_memory import DiTSpan, NoDiTMemory
 from cadence.models.flow import Flow
 from cadence.models.flow_sampler import FlowSampler, Utterance
 from cadence.models.hift import HiFT, HiFTState

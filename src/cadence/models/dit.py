@@ -4,87 +4,31 @@ Each block adds attention, convolution and MLP, each normalised, shifted, scaled
 vectors that depend on the time step alone; for a fixed schedule they are computed once. Attention has
 no positions: the convolutions order the frames.
 
-Rows are packed (`models.rows`): a span of G × n rows is one sequence, G = 2 when the unguided copy runs
-beside the guided one. A span's `DiTMemory` says what lies before its rows.
+Rows are packed, and what came before them is remembered, as in `models.dit_memory`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cadence.models.dit_graph import EXACT, BlockGraphs, BlockWeights, Kernels, graphs_work
+from cadence.models.dit_graph import EXACT, BlockWeights, DiTGraphs, Kernels, graphs_work
+from cadence.models.dit_memory import DiTSpan, attend_spans
 from cadence.models.flow_config import DiTConfig
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
 
-__all__ = ["DiT", "DiTMemory", "DiTSpan", "Modulation", "NoDiTMemory"]
+__all__ = ["DiT", "Modulation"]
 
 _NUM_PARTS = 9  # shift, scale, gate for attention, MLP and convolution, in this order
 _TIME_FEATURES = 256
 _TIME_SCALE = 1000.0
 _NORM_EPS = 1e-6
-CONV_HISTORY = 2  # kernel 3, causal
-
-
-class DiTMemory(Protocol):
-    """What one span's layers see of the frames before its rows, at one step of the solver."""
-
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention of [G, heads, n, d] queries over the past and the new frames."""
-        ...
-
-    def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
-        """Rows [G, n, C] with the two rows before them in front, [G, n + 2, C]."""
-        ...
-
-    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
-        """The two rows before either convolution's, [2, G, 2, C], C as in `like`; with `retain` the same
-        as `precede` for who computes both convolutions at once."""
-        ...
-
-    def retain(self, layer: int, rows: Tensor) -> None:
-        """Keep what `recall` will give the next chunk."""
-        ...
-
-
-class NoDiTMemory:
-    """A whole sequence: it attends within itself, through `mask` [n, n] (True = visible) if given."""
-
-    def __init__(self, mask: Tensor | None = None) -> None:
-        self._mask = mask
-
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention within the span."""
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
-
-    def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
-        """Zeros in front."""
-        return F.pad(rows, (0, 0, CONV_HISTORY, 0))
-
-    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
-        """Zeros."""
-        return like.new_zeros(2, groups, CONV_HISTORY, like.shape[-1])
-
-    def retain(self, layer: int, rows: Tensor) -> None:
-        """Nothing follows a whole sequence."""
-
-    def group(self, index: int) -> NoDiTMemory:
-        """All groups are alike."""
-        return self
-
-
-class DiTSpan(NamedTuple):
-    """`groups` × `frames` rows that belong together."""
-
-    groups: int
-    frames: int
-    memory: DiTMemory
 
 
 class Modulation(NamedTuple):
@@ -124,19 +68,10 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C] to [R, C]."""
         queries, keys, values = self._projections(x)
-        output: Tensor = self.proj(_attend((self.q_norm(queries), self.k_norm(keys), values), spans, layer))
+        output: Tensor = self.proj(
+            attend_spans((self.q_norm(queries), self.k_norm(keys), values), spans, layer)
+        )
         return output
-
-
-def _attend(projected: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
-    """Attention of packed queries, keys and values [R, heads, d], to [R, heads · d]."""
-    sizes = [span.groups * span.frames for span in spans]
-    outputs = []
-    for span, *rows in zip(spans, *(unpack(part, sizes) for part in projected), strict=True):
-        shape = (span.groups, span.frames, *projected[0].shape[1:])
-        found = span.memory.attend(layer, *(part.view(shape).transpose(1, 2) for part in rows))
-        outputs.append(found.transpose(1, 2).reshape(span.groups * span.frames, -1))
-    return pack(outputs)
 
 
 class _ConvBlock(nn.Module):
@@ -183,15 +118,14 @@ class _Block(nn.Module):
         self.mlp = _MLP(config.hidden, int(config.hidden * config.mlp_ratio))
         self.conv = _ConvBlock(config.hidden)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, _NUM_PARTS * config.hidden))
-        self.graphs: BlockGraphs | None = None  # the same computation, for inference
 
-    def load_graphs(self, num_threads: int, kernels: Kernels) -> None:
-        """Compute all but the attention by ONNX Runtime from now on; it does not see later weights."""
+    def weights(self) -> BlockWeights:
+        """The layers as graphs take them."""
         attn, mlp, first, second = self.attn, self.mlp, self.conv.block["1"], self.conv.block["6"]
         norm = self.conv.block["3"]
         assert isinstance(first, RowConv) and isinstance(second, RowConv) and isinstance(norm, nn.LayerNorm)
         projections = (attn.to_q, attn.to_k, attn.to_v)
-        weights = BlockWeights(
+        return BlockWeights(
             qkv=(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])),
             q_norm=attn.q_norm,
             k_norm=attn.k_norm,
@@ -205,31 +139,13 @@ class _Block(nn.Module):
             head_dim=attn.head_dim,
             eps=_NORM_EPS,
         )
-        self.graphs = BlockGraphs(weights, num_threads, kernels)
 
     def forward(self, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int) -> Tensor:
         """Packed rows [R, C]; `parts` are the nine modulating vectors."""
-        is_plain = parts[0].dim() == 1  # one time step for all rows
-        if self.graphs is not None and is_plain and not torch.is_grad_enabled():
-            return self._run_graphs(self.graphs, x, parts, spans, layer)
         attn_parts, mlp_parts, conv_parts = parts[0:3], parts[3:6], parts[6:9]
         x = torch.addcmul(x, attn_parts[2], self.attn(_modulated_norm(x, *attn_parts[:2]), spans, layer))
         x = torch.addcmul(x, conv_parts[2], self.conv(_modulated_norm(x, *conv_parts[:2]), spans, layer))
         return torch.addcmul(x, mlp_parts[2], self.mlp(_modulated_norm(x, *mlp_parts[:2])))
-
-    def _run_graphs(
-        self, graphs: BlockGraphs, x: Tensor, parts: Sequence[Tensor], spans: Sequence[DiTSpan], layer: int
-    ) -> Tensor:
-        found = _attend(graphs.before(x, parts[0], parts[1]), spans, layer)
-        groups = [span.groups for span in spans]
-        recalled = [span.memory.recall(layer, span.groups, x) for span in spans]
-        history = recalled[0] if len(spans) == 1 else torch.cat(recalled, dim=1)
-        shape = [span.frames for span in spans for _ in range(span.groups)]
-        order = (parts[2], *parts[6:9], *parts[3:6])
-        output, tails = graphs.after(x, found, order, history.flatten(1, 2).contiguous(), shape)
-        for span, rows in zip(spans, torch.split(tails.view_as(history), groups, dim=1), strict=True):
-            span.memory.retain(layer, rows)
-        return output
 
 
 class _TimeEmbedder(nn.Module):
@@ -264,6 +180,7 @@ class DiT(nn.Module):
         self.in_proj = nn.Linear(config.in_channels, config.hidden)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
         self.final_layer = _FinalLayer(config.hidden, config.out_channels)
+        self.graphs: DiTGraphs | None = None  # the blocks' same computation, for inference
 
     def modulation(self, t: Tensor) -> list[Modulation]:
         """The modulating vectors of each of the times `t` [T]; they depend on nothing else."""
@@ -293,7 +210,8 @@ class DiT(nn.Module):
         return total + F.linear(condition, weights[2])
 
     def load_graphs(self, num_threads: int, kernels: Kernels = EXACT) -> list[nn.Module]:
-        """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU.
+        """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU. It does not see later
+        weights.
 
         Returns:
             The layers whose weights are not read any more unless gradients are wanted.
@@ -302,8 +220,7 @@ class DiT(nn.Module):
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
             return []
         blocks = [block for block in self.blocks if isinstance(block, _Block)]
-        for block in blocks:
-            block.load_graphs(num_threads, kernels)
+        self.graphs = DiTGraphs([block.weights() for block in blocks], num_threads, kernels)
         return [module for block in blocks for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:
@@ -324,8 +241,12 @@ class DiT(nn.Module):
             [R, 80].
         """
         h = projected + F.linear(x, self._input_weights()[0])
-        for layer, block in enumerate(self.blocks):
-            h = block(h, modulation.blocks[layer].unbind(0), spans, layer)
+        is_plain = modulation.final.dim() == 2  # one time step for all rows
+        if self.graphs is not None and is_plain and not torch.is_grad_enabled():
+            h = self.graphs(h, modulation.blocks, spans)
+        else:
+            for layer, block in enumerate(self.blocks):
+                h = block(h, modulation.blocks[layer].unbind(0), spans, layer)
         shift, scale = modulation.final.unbind(0)
         output: Tensor = self.final_layer.linear(_modulated_norm(h, shift, scale))
         return output

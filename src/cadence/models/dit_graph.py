@@ -1,14 +1,15 @@
-"""A DiT block on a CPU as two graphs for ONNX Runtime: what comes before its attention, and after it.
+"""The DiT's blocks on a CPU as graphs for ONNX Runtime: one for what lies between two attentions.
 
-Attention itself stays with torch, where keys and values lie. Rows are packed as in `models.dit`. How weights
-are multiplied, exactly or not, the caller says (`Kernels`).
+Attention itself stays with `DiTMemory`, where keys and values lie. Rows are packed as in `models.dit`. How
+weights are multiplied, exactly or not, the caller says (`Kernels`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, attend_spans
 from cadence.models.graph_conv import Convolution, MinimalFiltering, Product
 from cadence.models.onnx_graph import Graph
 
-__all__ = ["EXACT", "BlockGraphs", "BlockWeights", "Kernels", "graphs_work", "mish", "plain_linear"]
+__all__ = ["EXACT", "BlockWeights", "DiTGraphs", "Kernels", "graphs_work", "mish", "plain_linear"]
 
 _log = logging.getLogger(__name__)
 
 _MISH_LIMIT = 20.0  # beyond it tanh(softplus(x)) is 1 in float32
-_MODULATION = ("gate_a", "shift_c", "scale_c", "gate_c", "shift_m", "scale_m", "gate_m")
+
+# Places among a block's nine modulating vectors: of attention, of the MLP, of the convolutions.
+_BEFORE = {"shift_a": 0, "scale_a": 1}
+_AFTER = {"gate_a": 2, "shift_m": 3, "scale_m": 4, "gate_m": 5, "shift_c": 6, "scale_c": 7, "gate_c": 8}
 
 
 class BlockWeights(NamedTuple):
@@ -52,39 +57,51 @@ class Kernels(NamedTuple):
     convolution: Convolution
 
 
-class BlockGraphs:
-    """One block's two graphs. Float32 on a CPU; safe to share between streams."""
+class DiTGraphs:
+    """The blocks of a DiT. Float32 on a CPU; safe to share between streams."""
 
-    def __init__(self, weights: BlockWeights, num_threads: int, kernels: Kernels) -> None:
-        self._before = _before(weights, kernels).load(num_threads)
-        self._after = _after(weights, kernels).load(num_threads)
+    def __init__(self, blocks: Sequence[BlockWeights], num_threads: int, kernels: Kernels) -> None:
+        pieces = [*pairwise([None, *blocks, None])]
+        self._graphs = [_between(*piece, kernels).load(num_threads) for piece in pieces]
         self._indices = kernels.convolution.indices
+        self._depth = len(blocks)
 
-    def before(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values [R, heads, d] of rows [R, C]."""
-        found = self._before({"x": x.numpy(), "shift": shift.numpy(), "scale": scale.numpy()})
-        return tuple(torch.from_numpy(part) for part in found)
-
-    def after(
-        self, x: Tensor, found: Tensor, parts: Sequence[Tensor], history: Tensor, shape: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """The block's output and the rows that its convolutions need before the next ones.
+    def __call__(self, x: Tensor, modulation: Tensor, spans: Sequence[DiTSpan]) -> Tensor:
+        """The rows behind the last block.
 
         Args:
-            x: the block's input [R, C].
-            found: what attention found, [R, heads · d].
-            parts: the attention's gate, then shift, scale and gate of convolution and of MLP, [C] each.
-            history: [2, 2·S, C], two rows for each of S sequences, of either convolution.
-            shape: rows of each of the S sequences.
+            x: rows before the first block [R, C].
+            modulation: each block's nine vectors, [depth, 9, C].
+            spans: what the rows are, in order.
 
         Returns:
-            [R, C] and [2, 2·S, C].
+            [R, C].
         """
-        inputs = {name: part.numpy() for name, part in zip(_MODULATION, parts, strict=True)}
-        inputs |= {"x": x.numpy(), "found": found.numpy(), "history": history.numpy()}
-        inputs |= self._indices(tuple(shape)) | _tails(tuple(shape))
-        output, tails = self._after(inputs)
-        return torch.from_numpy(output), torch.from_numpy(tails)
+        shape = tuple(span.frames for span in spans for _ in range(span.groups))
+        lists = self._indices(shape) | _tails(shape)
+        recalled = [span.memory.recall(self._depth, span.groups, x).flatten(2, 3) for span in spans]
+        history = torch.cat(recalled, dim=2).numpy()  # [depth, 2, 2·S, C]
+        parts = modulation.numpy()
+        rows, tails = x.numpy(), []
+        first, *others = self._graphs
+        projected = first(_named(_BEFORE, parts[0]) | {"x": rows})
+        for layer, graph in enumerate(others):
+            found = attend_spans([torch.from_numpy(part) for part in projected], spans, layer)
+            inputs = {"x": rows, "found": found.numpy(), "history": history[layer]}
+            inputs |= lists | _named(_AFTER, parts[layer])
+            if layer + 1 < self._depth:
+                inputs |= _named(_BEFORE, parts[layer + 1])
+            rows, tail, *projected = graph(inputs)
+            tails.append(torch.from_numpy(tail))
+        kept = torch.stack(tails).view(self._depth, 2, -1, CONV_HISTORY, x.shape[1])  # [depth, 2, S, 2, C]
+        groups = [span.groups for span in spans]
+        for span, part in zip(spans, torch.split_with_sizes(kept, groups, dim=2), strict=True):
+            span.memory.retain(part)
+        return torch.from_numpy(rows)
+
+
+def _named(places: Mapping[str, int], parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {name: parts[place] for name, place in places.items()}
 
 
 @lru_cache(maxsize=64)
@@ -117,23 +134,37 @@ def _norm(graph: Graph, x: str, norm: nn.LayerNorm) -> str:
     return graph.call("LayerNormalization", x, *affine, epsilon=norm.eps)
 
 
-def _before(w: BlockWeights, kernels: Kernels) -> Graph:
-    graph, linear = Graph(), kernels.linear
-    x, shift, scale = (graph.input(name, rank) for name, rank in (("x", 2), ("shift", 1), ("scale", 1)))
-    rows = linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
-    heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
-    queries, keys, values = (graph.call("Reshape", part, heads) for part in graph.split(rows, 3, axis=1))
-    for part in (_norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values):
-        graph.output(part, 3)
+def _between(past: BlockWeights | None, following: BlockWeights | None, kernels: Kernels) -> Graph:
+    """What lies between two attentions: the rest of one block, the beginning of the next."""
+    graph = Graph()
+    x = graph.input("x", 2)
+    if past is not None:
+        x, tails = _after(graph, x, past, kernels)
+        graph.output(x, 2)
+        graph.output(tails, 3)
+    if following is not None:
+        for part in _before(graph, x, following, kernels):
+            graph.output(part, 3)
     return graph
 
 
-def _after(w: BlockWeights, kernels: Kernels) -> Graph:
-    graph, linear = Graph(), kernels.linear
-    x, found, history = (graph.input(n, r) for n, r in (("x", 2), ("found", 2), ("history", 3)))
-    m = {name: graph.input(name, 1) for name in _MODULATION}
+def _before(graph: Graph, x: str, w: BlockWeights, kernels: Kernels) -> tuple[str, str, str]:
+    """Queries, keys and values [R, heads, d] of rows [R, C]."""
+    scale, shift = (graph.input(name, 1) for name in ("scale_a", "shift_a"))
+    rows = kernels.linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
+    heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
+    queries, keys, values = (graph.call("Reshape", part, heads) for part in graph.split(rows, 3, axis=1))
+    return _norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values
+
+
+def _after(graph: Graph, x: str, w: BlockWeights, kernels: Kernels) -> tuple[str, str]:
+    """The block's output [R, C], and the two rows [2, 2·S, C] that either convolution needs of each sequence
+    before the next ones."""
+    found, history = graph.input("found", 2), graph.input("history", 3)
+    m = {name: graph.input(name, 1) for name in _AFTER}
     tail = graph.input("tail", 1, integer=True)
     kernels.convolution.declare(graph)
+    linear = kernels.linear
 
     def gated(before: str, gate: str, change: str) -> str:
         return graph.call("Add", before, graph.call("Mul", change, m[gate]))
@@ -154,10 +185,9 @@ def _after(w: BlockWeights, kernels: Kernels) -> Graph:
     middle = _norm(graph, convolved(modulated(h, "c"), 0, *w.conv1), w.conv_norm)
     h = gated(h, "gate_c", convolved(mish(graph, middle), 1, *w.conv2))
     inner = graph.call("Gelu", linear(graph, modulated(h, "m"), *w.fc1), approximate="tanh")
-    graph.output(gated(h, "gate_m", linear(graph, inner, *w.fc2)), 2)
+    h = gated(h, "gate_m", linear(graph, inner, *w.fc2))
     axis = graph.constant(np.array([0], np.int64))
-    graph.output(graph.call("Concat", *(graph.call("Unsqueeze", part, axis) for part in tails), axis=0), 3)
-    return graph
+    return h, graph.call("Concat", *(graph.call("Unsqueeze", part, axis) for part in tails), axis=0)
 
 
 def mish(graph: Graph, x: str) -> str:

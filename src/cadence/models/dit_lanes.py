@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from cadence.models.dit import DiT, DiTMemory, DiTSpan, Modulation
+from cadence.models.dit import DiT, Modulation
+from cadence.models.dit_memory import DiTMemory, DiTSpan
 from cadence.models.lanes import Lanes
 
 __all__ = ["DiTLanes"]

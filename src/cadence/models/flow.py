@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
-from cadence.models.dit import DiT, DiTSpan, Modulation, NoDiTMemory
+from cadence.models.dit import DiT, Modulation
 from cadence.models.dit_graph import EXACT, graphs_work
+from cadence.models.dit_memory import DiTSpan, NoDiTMemory
 from cadence.models.flow_config import FlowConfig, read_flow_config
 from cadence.models.int8 import require_int8
 from cadence.models.int8_graph import INT8, int8_graphs_work

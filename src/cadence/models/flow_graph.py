@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cadence.models.device_graph import GraphBackend, StepGraphs
-from cadence.models.dit import CONV_HISTORY, DiT, DiTSpan, Modulation
+from cadence.models.dit import DiT, Modulation
+from cadence.models.dit_memory import CONV_HISTORY, DiTSpan
 from cadence.models.flow_stream import StreamMemory
 from cadence.models.rows import attend
 
@@ -68,13 +69,13 @@ class FixedMemory:
         self._next_conv[layer, conv].copy_(padded[:, -CONV_HISTORY:])
         return padded
 
-    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
+    def recall(self, depth: int, groups: int, like: Tensor) -> Tensor:
         """See `DiTMemory.recall`."""
-        return self._conv[layer]
+        return self._conv
 
-    def retain(self, layer: int, rows: Tensor) -> None:
+    def retain(self, rows: Tensor) -> None:
         """See `DiTMemory.retain`."""
-        self._next_conv[layer].copy_(rows)
+        self._next_conv.copy_(rows)
 
 
 class EstimatorStep:

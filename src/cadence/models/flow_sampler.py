@@ -17,8 +17,9 @@ from torch import Tensor
 
 from cadence.models.conformer import UP_RATE, NoMemory
 from cadence.models.device_graph import GraphBackend
-from cadence.models.dit import DiTMemory, DiTSpan, Modulation, NoDiTMemory
+from cadence.models.dit import Modulation
 from cadence.models.dit_lanes import DiTLanes
+from cadence.models.dit_memory import DiTMemory, DiTSpan, NoDiTMemory
 from cadence.models.flow import Flow
 from cadence.models.flow_graph import FlowGraphs
 from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cadence.models.conformer import UP_RATE
 from cadence.models.cpu import has_bfloat16
-from cadence.models.dit import CONV_HISTORY
+from cadence.models.dit_memory import CONV_HISTORY
 from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_window import FrameWindow, WindowPlan
 from cadence.models.graph_attention import fused_attention, fused_attention_works
@@ -313,13 +313,13 @@ class StreamMemory:
         self._next_conv[layer, conv] = padded[:, -CONV_HISTORY:]
         return padded
 
-    def recall(self, layer: int, groups: int, like: Tensor) -> Tensor:
-        """The stream's last two rows of either convolution."""
-        return self._conv[layer]
+    def recall(self, depth: int, groups: int, like: Tensor) -> Tensor:
+        """The stream's last two rows of every convolution."""
+        return self._conv
 
-    def retain(self, layer: int, rows: Tensor) -> None:
+    def retain(self, rows: Tensor) -> None:
         """Write these rows for the next chunk."""
-        self._next_conv[layer] = rows
+        self._next_conv.copy_(rows)
 
     def group(self, index: int) -> StreamMemory:
         """One group's memory: views of this one's tensors."""
