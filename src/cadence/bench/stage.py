@@ -125,7 +125,8 @@ def matmul_peak() -> float:
 
 
 def dit_flop(dit: DiT, rows: int, seen: int) -> float:
-    """Operations of one pass over `rows` rows that attend to `seen` frames each."""
+    """Operations of one pass over `rows` rows that attend to `seen` frames each; convolutions are counted as
+    plain sums of products (`models.graph_conv` needs fewer)."""
     config = dit.config
     inner, units = config.num_heads * config.head_dim, int(config.hidden * config.mlp_ratio)
     layers = 4 * config.hidden * inner + 2 * config.hidden * units + 6 * config.hidden**2
