@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from weakref import finalize
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from cadence.models.conformer import UP_RATE
 from cadence.models.cpu import has_bfloat16
 from cadence.models.dit_memory import CONV_HISTORY
 from cadence.models.flow_config import FlowConfig
+from cadence.models.frame_store import SpareWindow, grown
 from cadence.models.frame_window import FrameWindow, WindowPlan
 from cadence.models.graph_attention import fused_attention, fused_attention_works
 from cadence.models.rows import attend
@@ -26,7 +28,7 @@ from cadence.models.transfers import to_device
 
 __all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "StreamMemory", "VoiceState"]
 
-_FIRST_CAPACITY = 64  # frames
+_STEADY_FRAMES = 50  # of a usual chunk: with room for them a full window never grows again
 _WINDOW_GROWTH = 2.0  # it is full, and exact, after a few chunks
 _LOG_GROWTH = 1.25  # it grows for minutes: copies are small beside a chunk's work, spare room would not be
 
@@ -87,7 +89,7 @@ class _Log:
             # Cloned, because source and target overlap.
             self.own[..., :keep, :] = self.own[..., self.used - keep : self.used, :].clone()
             self.used = keep
-        self.own = _grown(self.own, self.used + count, self._max, _LOG_GROWTH)
+        self.own = grown(self.own, self.used + count, self._max, _LOG_GROWTH)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Write the new frames' [heads, n, d]; everything remembered, oldest first."""
@@ -100,18 +102,6 @@ class _Log:
     def commit(self) -> None:
         """Keep what was written."""
         self.used += self._new
-
-
-def _grown(store: Tensor, needed: int, limit: int, growth: float) -> Tensor:
-    """`store` with room for `needed` frames on its second last axis; grows by a factor, so that copies stay
-    rare."""
-    capacity = store.shape[-2]
-    if needed <= capacity:
-        return store
-    wider = max(needed, min(max(int(growth * capacity), _FIRST_CAPACITY), limit))
-    grown = store.new_empty(*store.shape[:-2], wider, store.shape[-1])
-    grown[..., :capacity, :] = store
-    return grown
 
 
 class EncoderHistory:
@@ -188,8 +178,11 @@ class FlowStream:
         max_codes: int,
         like: Tensor,
         memory: FlowMemory | None = None,
+        spare: SpareWindow | None = None,
     ) -> None:
-        """Without a voice, the stream is a prompt about to become one. `like` gives dtype and device."""
+        """Without a voice, the stream is a prompt about to become one. `like` gives dtype and device. The
+        window comes from `spare` where one lies there, and goes there when the stream is gone.
+        """
         memory = memory or FlowMemory()
         dit = config.dit
         self.voice = voice
@@ -197,14 +190,22 @@ class FlowStream:
         self.window = FrameWindow(0 if voice is None else voice.num_frames, memory.max_frames)
         heads = config.groups * dit.num_heads
         shape = (num_steps, dit.depth, 2, heads, 0, dit.head_dim)
-        self._store = like.new_empty(shape, dtype=memory.dtype or like.dtype)
+        self._kept = [like.new_empty(shape, dtype=memory.dtype or like.dtype)]  # the one window
+        self._spare = None if voice is None else spare  # a prompt's window becomes its voice's
+        if self._spare is not None:
+            finalize(self, self._spare.keep, self._kept).atexit = False
         # Two generations: the layers read one and write the other; commit swaps them.
         conv_shape = (2, num_steps, dit.depth, 2, config.groups, CONV_HISTORY, dit.hidden)
         self._conv = like.new_zeros(conv_shape)
         if voice is not None:
             self._conv[0] = voice.conv
-        self._live = 0
+        self._live = self._used = 0
         self._plan: WindowPlan | None = None
+
+    @property
+    def _store(self) -> Tensor:
+        """Keys and values [steps, depth, 2, G·heads, n, d]."""
+        return self._kept[0]
 
     def begin(self, num_codes: int) -> WindowPlan:
         """Make room for the frames of `num_codes`; where they go and where their noise starts."""
@@ -217,10 +218,20 @@ class FlowStream:
             )
             self._store.index_copy_(4, target, self._store.index_select(4, source))
             self.window.move(plan)
-        limit = num_frames if self.voice is None else self.window.max_own + num_frames
-        self._store = _grown(self._store, plan.used, limit, _WINDOW_GROWTH)
+        self._make_room(plan.used, num_frames)
         self._plan = plan
         return plan
+
+    def _make_room(self, used: int, num_frames: int) -> None:
+        limit = num_frames if self.voice is None else self.window.max_own + max(num_frames, _STEADY_FRAMES)
+        self._used = max(self._used, used)
+        # Main memory is given page by page when it is first written: a whole window costs nothing before,
+        # while one that grows is written twice, most of it within a single chunk.
+        store = self._store
+        needed = limit if store.device.type == "cpu" else used
+        if self._spare is not None and not store.shape[-2]:
+            store = self._spare.take(store, limit)
+        self._kept[0] = grown(store, needed, limit, _WINDOW_GROWTH)
 
     def memory(self, step: int) -> StreamMemory:
         """The DiT's memory at one step of the solver."""
@@ -257,8 +268,9 @@ class FlowStream:
 
     @property
     def num_bytes(self) -> int:
-        """Memory held, without the voice."""
-        return self._store.nbytes + self._conv.nbytes + self.encoder.num_bytes
+        """Memory held, without the voice; of main memory what has been written."""
+        window = self._used * self.frame_bytes if self._store.device.type == "cpu" else self._store.nbytes
+        return window + self._conv.nbytes + self.encoder.num_bytes
 
 
 class StreamMemory:
