@@ -297,27 +297,23 @@ class StreamMemory:
         if self._prompt is None and used == count:
             # A whole prompt at once: the fused kernel spares the score matrix.
             return F.scaled_dot_product_attention(queries, keys, values)
-        segments = self._segments(layer, own, used)
-        if queries.device.type == "cpu" and segments[0][0].dtype == torch.float32 and fused_attention_works():
-            keys, values = (torch.cat(parts, dim=1) for parts in zip(*segments, strict=True))
-            shape = (groups, heads, -1, dim)
-            return fused_attention(queries, keys.view(shape), values.view(shape))
-        scaled = (queries * dim**-0.5).reshape(-1, count, dim)
-        found = attend(scaled.to(segments[0][0].dtype), segments).to(queries.dtype)
+        parts = self._parts(layer, own, used)
+        if queries.device.type == "cpu" and parts[0].dtype == torch.float32 and fused_attention_works():
+            joined = torch.cat(parts, dim=2).view(2, groups, heads, -1, dim)
+            return fused_attention(queries, joined[0], joined[1])
+        scaled = (queries * dim**-0.5).reshape(-1, count, dim).to(parts[0].dtype)
+        found = attend(scaled, [(part[0], part[1]) for part in parts]).to(queries.dtype)
         return found.view(groups, heads, count, dim)
 
-    def _segments(self, layer: int, own: Tensor, used: int) -> Sequence[tuple[Tensor, Tensor]]:
-        segments = [(own[0, :, :used], own[1, :, :used])]
+    def _parts(self, layer: int, own: Tensor, used: int) -> list[Tensor]:
+        """Keys and values [2, G·heads, n, d] of the window's parts, in the dtype to multiply them in."""
+        parts = [own[:, :, :used]]
         if self._prompt is not None:
-            keys, values = self._prompt[layer]
-            segments += [(keys[:, a:b], values[:, a:b]) for a, b in self._plan.prompt_runs]
-        if own.dtype == self._conv.dtype:
-            return segments
+            parts += [self._prompt[layer, :, :, first:stop] for first, stop in self._plan.prompt_runs]
         if own.dtype == torch.bfloat16 and own.device.type == "cpu" and has_bfloat16():
             # Joined, as a few rows' products with cold memory cost more than a copy of it.
-            keys, values = (torch.cat(parts, dim=1) for parts in zip(*segments, strict=True))
-            return [(keys, values)]
-        return [(keys.to(self._conv), values.to(self._conv)) for keys, values in segments]
+            return [torch.cat(parts, dim=2)]
+        return [part.to(self._conv) for part in parts]
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
         """Rows with the stream's last two in front."""
