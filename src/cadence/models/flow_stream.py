@@ -7,7 +7,6 @@ that failed half-way can be run again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from weakref import finalize
