@@ -124,9 +124,8 @@ class _Block(nn.Module):
         attn, mlp, first, second = self.attn, self.mlp, self.conv.block["1"], self.conv.block["6"]
         norm = self.conv.block["3"]
         assert isinstance(first, RowConv) and isinstance(second, RowConv) and isinstance(norm, nn.LayerNorm)
-        projections = (attn.to_q, attn.to_k, attn.to_v)
         return BlockWeights(
-            qkv=(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])),
+            qkv=[(layer.weight, layer.bias) for layer in (attn.to_q, attn.to_k, attn.to_v)],
             q_norm=attn.q_norm,
             k_norm=attn.k_norm,
             proj=(attn.proj.weight, attn.proj.bias),

@@ -36,7 +36,7 @@ class BlockWeights(NamedTuple):
     """A block's layers: linear layers as (weight [out, in], bias), convolutions tap by tap [3·C, C] with
     their bias, norms as modules with the sizes and epsilons they have."""
 
-    qkv: tuple[Tensor, Tensor]
+    qkv: Sequence[tuple[Tensor, Tensor]]  # three
     q_norm: nn.LayerNorm
     k_norm: nn.LayerNorm
     proj: tuple[Tensor, Tensor]
@@ -151,9 +151,10 @@ def _between(past: BlockWeights | None, following: BlockWeights | None, kernels:
 def _before(graph: Graph, x: str, w: BlockWeights, kernels: Kernels) -> tuple[str, str, str]:
     """Queries, keys and values [R, heads, d] of rows [R, C]."""
     scale, shift = (graph.input(name, 1) for name in ("scale_a", "shift_a"))
-    rows = kernels.linear(graph, graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps), *w.qkv)
+    rows = graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps)
     heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
-    queries, keys, values = (graph.call("Reshape", part, heads) for part in graph.split(rows, 3, axis=1))
+    # Three products, as cutting one apart would copy it.
+    queries, keys, values = (graph.call("Reshape", kernels.linear(graph, rows, *p), heads) for p in w.qkv)
     return _norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values
 
 

@@ -91,21 +91,22 @@ class MinimalFiltering:
         """See `Convolution`."""
         taps = weight.detach().double().view(TAPS, -1, weight.shape[-1]).numpy()
 
-        def mixed(matrix: NDArray[Any], rows: str, *shape: int) -> str:
-            """Rows [k, N, C] times a matrix [m, k], every tile and channel alike, in a new shape."""
+        def mixed(matrix: NDArray[Any], rows: str, width: int) -> str:
+            """Rows [k·N, C] times a matrix [m, k], every tile and channel alike, [m·N, C]."""
             flat = graph.call("Reshape", rows, _numbers(graph, len(matrix[0]), -1))
             flat = graph.call("MatMul", graph.constant(matrix), flat)
-            return graph.call("Reshape", flat, _numbers(graph, *shape))
+            return graph.call("Reshape", flat, _numbers(graph, -1, width))
 
-        tiles = graph.call("Gather", source, "tiles", axis=0)
-        seen = mixed(_INPUTS, tiles, _PRODUCTS, -1, taps.shape[2])
-        products = [
-            graph.call("MatMul", part, graph.constant(np.tensordot(share, taps, axes=1).T))
-            for part, share in zip(graph.split(seen, _PRODUCTS, axis=0), _WEIGHTS, strict=True)
-        ]
-        outputs = mixed(_OUTPUTS, graph.call("Concat", *products, axis=0), -1, len(bias))
-        ordered = graph.call("Gather", outputs, "back", axis=0)
-        return graph.call("Add", ordered, graph.constant(bias.detach().numpy()))
+        seen = mixed(_INPUTS, graph.call("Gather", source, "tiles", axis=0), taps.shape[2])
+        products = []
+        for index, part in enumerate(graph.split(seen, _PRODUCTS, axis=0)):
+            share = graph.constant(np.tensordot(_WEIGHTS[index], taps, axes=1).T)
+            product = graph.call("MatMul", part, share)
+            if index == _EVERY:
+                product = graph.call("Add", product, graph.constant(bias.detach().numpy()))
+            products.append(product)
+        outputs = mixed(_OUTPUTS, graph.call("Concat", *products, axis=0), taps.shape[1])
+        return graph.call("Gather", outputs, "back", axis=0)
 
 
 def _numbers(graph: Graph, *values: int) -> str:
@@ -116,6 +117,7 @@ def _numbers(graph: Graph, *values: int) -> str:
 _TILE = 3  # outputs
 _PRODUCTS = _TILE + TAPS - 1
 _POINTS = (0.0, 1.0, -1.0, 0.5)  # and infinity: few, small, with exact powers
+_EVERY = _POINTS.index(1.0)  # whose product is part of every output once: the bias goes there
 
 
 def _powers(count: int) -> NDArray[Any]:
