@@ -31,7 +31,7 @@ class SpareWindow:
     """
 
     def __init__(self) -> None:
-        self._kept: list[Tensor] = []  # appended and popped by any thread, also where garbage is collected
+        self._kept: list[Tensor] = []  # by any thread, also one that collects garbage: no lock
 
     def take(self, empty: Tensor, num_frames: int) -> Tensor:
         """A window like `empty` with room for `num_frames`, whatever was in it, or `empty` itself."""
