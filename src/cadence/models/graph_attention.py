@@ -1,7 +1,7 @@
 """Attention on a CPU by ONNX Runtime's fused kernel: the scores of a few rows never leave the cache.
 
-Two blocks' products drive what torch's operations need, their code too, out of the caches. One call in the
-place of some ten is part of what this is faster by.
+Two blocks' products drive everything else out of the caches, so one call in the place of some ten is part of
+what this is faster by.
 """
 
 from __future__ import annotations

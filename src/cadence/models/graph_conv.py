@@ -22,9 +22,9 @@ from torch import Tensor
 
 from cadence.models.onnx_graph import Graph
 
-__all__ = ["TAPS", "Convolution", "MinimalFiltering", "Product", "ShiftedSums"]
+__all__ = ["Convolution", "MinimalFiltering", "Product", "ShiftedSums"]
 
-TAPS = 3
+_TAPS = 3
 
 Product = Callable[[Graph, str, Tensor, Tensor | None], str]
 """Rows [R, in] times a weight [out, in], plus a bias, [R, out]: the name of the result."""
@@ -66,9 +66,9 @@ class ShiftedSums:
     def __call__(self, graph: Graph, source: str, weight: Tensor, bias: Tensor) -> str:
         """See `Convolution`."""
         padded = graph.call("Gather", source, "fill", axis=0)
-        columns = graph.split(self._linear(graph, padded, weight, None), TAPS, axis=1)
+        columns = graph.split(self._linear(graph, padded, weight, None), _TAPS, axis=1)
         total = graph.call("Gather", columns[0], "keep", axis=0)
-        for tap in range(1, TAPS):
+        for tap in range(1, _TAPS):
             offset = graph.call("Add", "keep", graph.constant(np.array(tap, np.int64)))
             total = graph.call("Add", total, graph.call("Gather", columns[tap], offset, axis=0))
         return graph.call("Add", total, graph.constant(bias.detach().numpy()))
@@ -89,7 +89,7 @@ class MinimalFiltering:
 
     def __call__(self, graph: Graph, source: str, weight: Tensor, bias: Tensor) -> str:
         """See `Convolution`."""
-        taps = weight.detach().double().view(TAPS, -1, weight.shape[-1]).numpy()
+        taps = weight.detach().double().view(_TAPS, -1, weight.shape[-1]).numpy()
 
         def mixed(matrix: NDArray[Any], rows: str, width: int) -> str:
             """Rows [k·N, C] times a matrix [m, k], every tile and channel alike, [m·N, C]."""
@@ -115,7 +115,7 @@ def _numbers(graph: Graph, *values: int) -> str:
 
 # ------------------------------------------------------------------ F(3, 3)
 _TILE = 3  # outputs
-_PRODUCTS = _TILE + TAPS - 1
+_PRODUCTS = _TILE + _TAPS - 1
 _POINTS = (0.0, 1.0, -1.0, 0.5)  # and infinity: few, small, with exact powers
 _EVERY = _POINTS.index(1.0)  # whose product is part of every output once: the bias goes there
 
@@ -128,7 +128,7 @@ def _powers(count: int) -> NDArray[Any]:
 
 # Toom and Cook multiply polynomials by their values at five points and interpolate; filtering is that
 # product's transpose (Lavin & Gray 2015, section 4).
-_WEIGHTS = _powers(TAPS)
+_WEIGHTS = _powers(_TAPS)
 _OUTPUTS = _powers(_TILE).T
 _INPUTS = np.linalg.inv(_powers(_PRODUCTS)).T
 
