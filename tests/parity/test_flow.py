@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import flow_kit
@@ -108,7 +109,7 @@ def test_a_failed_step_can_be_run_again(
     codes = flow_kit.draw(60, seed=5)
     expected = run(sampler, voice, codes)
     stream, parts = sampler.open(voice), []
-    attend = StreamMemory.attend
+    attend, retain = StreamMemory.attend, StreamMemory.retain
 
     def break_off(memory: StreamMemory, layer: int, *rows: Tensor) -> Tensor:
         found = attend(memory, layer, *rows)  # which has written the new frames
@@ -116,9 +117,14 @@ def test_a_failed_step_can_be_run_again(
             raise MemoryError
         return found
 
+    def break_off_behind(memory: StreamMemory, rows: Tensor, fresh: Sequence[Tensor]) -> None:
+        retain(memory, rows, fresh)  # the same of all layers
+        raise MemoryError
+
     for start, stop, last in flow_kit.schedule(len(codes)):
         with monkeypatch.context() as patch, pytest.raises(MemoryError):
             patch.setattr(StreamMemory, "attend", break_off)
+            patch.setattr(StreamMemory, "retain", break_off_behind)
             sampler.step([stream], [codes[start:stop]], [last])
         parts += sampler.step([stream], [codes[start:stop]], [last])
     assert_close(torch.cat(parts), expected)

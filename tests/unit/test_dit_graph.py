@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -24,17 +26,17 @@ class Remembering(NoDiTMemory):
 
     def __init__(self, past: Tensor) -> None:
         super().__init__()
-        self.past, self.kept = past, torch.zeros_like(past)  # [depth, 2, G, 2, C]
+        self.before, self.kept = past, torch.zeros_like(past)  # [depth, 2, G, 2, C]
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
-        padded = torch.cat([self.past[layer, conv], rows], dim=1)
+        padded = torch.cat([self.before[layer, conv], rows], dim=1)
         self.kept[layer, conv] = padded[:, -CONV_HISTORY:]
         return padded
 
     def recall(self, depth: int, groups: int, like: Tensor) -> Tensor:
-        return self.past
+        return self.before
 
-    def retain(self, rows: Tensor) -> None:
+    def retain(self, rows: Tensor, fresh: Sequence[Tensor]) -> None:
         self.kept = rows.clone()
 
 
@@ -57,7 +59,7 @@ def test_graphs_give_what_the_layers_give(frames: tuple[int, ...]) -> None:
         return dit(x, projected, modulation, spans), [memory.kept for memory in memories]
 
     expected, kept = run()
-    assert len(dit.load_graphs(1)) > DEPTH
+    assert len(dit.load_graph(1)) > DEPTH
     found, kept_by_graphs = run()
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
     for have, want in zip(kept_by_graphs, kept, strict=True):

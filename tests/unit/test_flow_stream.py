@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cadence.models import flow_stream
+from cadence.models.dit_memory import scaled_attention
 from cadence.models.flow_config import DiTConfig, EncoderConfig, FlowConfig
-from cadence.models.flow_stream import FlowStream
+from cadence.models.flow_stream import FRAMES, FlowMemory, FlowStream
 from cadence.models.frame_store import SpareWindow
-from cadence.models.graph_attention import fused_attention_works
 
 CONFIG = FlowConfig(
     vocab_size=8,
@@ -25,13 +24,13 @@ CONFIG = FlowConfig(
 
 
 def _rows(count: int, seed: int) -> list[Tensor]:
-    """Queries, keys and values [G, heads, n, d], as the graphs give them."""
+    """Queries, keys and values [G, n, heads, d]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (CONFIG.groups, count, CONFIG.dit.num_heads, CONFIG.dit.head_dim)
-    return [torch.randn(shape, generator=generator).transpose(1, 2) for _ in range(3)]
+    return [torch.randn(shape, generator=generator) for _ in range(3)]
 
 
-def _opened(spare: SpareWindow | None = None) -> FlowStream:
+def _opened(spare: SpareWindow | None = None, memory: FlowMemory | None = None) -> FlowStream:
     """A stream of a voice of 160 frames, which later chunks see in part."""
     like = torch.empty(0)
     prompt = FlowStream(CONFIG, None, num_steps=1, max_codes=100, like=like)
@@ -39,29 +38,30 @@ def _opened(spare: SpareWindow | None = None) -> FlowStream:
     prompt.memory(0).attend(0, *_rows(160, seed=99))
     prompt.commit()
     voice = prompt.as_voice(torch.zeros(CONFIG.mel_dim))
-    return FlowStream(CONFIG, voice, num_steps=1, max_codes=100, like=like, spare=spare)
+    return FlowStream(CONFIG, voice, num_steps=1, max_codes=100, like=like, memory=memory, spare=spare)
 
 
-def _speak(chunks: int) -> Tensor:
-    """What attention finds for a stream's last chunk."""
-    stream = _opened()
-    for chunk in range(chunks):
-        stream.begin(25)
-        found = stream.memory(0).attend(0, *_rows(50, seed=chunk))
-        stream.commit()
-    return found
-
-
-@pytest.mark.parametrize("chunks", [1, 5])
-def test_a_stream_is_the_same_where_the_runtime_has_no_fused_kernel(
-    chunks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert fused_attention_works()
-    fused = _speak(chunks)
-    monkeypatch.setattr(flow_stream, "fused_attention_works", lambda: False)
-    plain = _speak(chunks)
-    assert torch.allclose(fused, plain, atol=1e-5)
-    assert fused.std() > 0.01
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_was_before_is_what_attention_saw(dtype: torch.dtype) -> None:
+    """`past` and `retain`, for who computes all layers at once, beside `attend`."""
+    memory = FlowMemory(dtype=dtype)
+    by_layer, at_once = _opened(memory=memory), _opened(memory=memory)
+    for chunk, count in enumerate((5, 20, 60, 25, 7, 25, 40, 25)):
+        rows = _rows(2 * count, seed=chunk)
+        for stream in (by_layer, at_once):
+            stream.begin(count)
+        found = by_layer.memory(0).attend(0, *rows)
+        seen = [
+            torch.cat([*(run[0, kind] for run in at_once.memory(0).past()), rows[1 + kind]], dim=1)
+            for kind in (0, 1)
+        ]
+        assert torch.allclose(
+            scaled_attention(rows[0], *seen), found, atol=1e-5 if dtype == torch.float32 else 2e-3
+        )
+        at_once.memory(0).retain(torch.zeros(1, 2, CONFIG.groups, 2, CONFIG.dit.hidden), rows[1:])
+        for stream in (by_layer, at_once):
+            stream.commit()
+    assert seen[0].shape[1] > 160 + 2 * 25
 
 
 def test_a_window_in_main_memory_never_moves_and_counts_as_it_is_written() -> None:
@@ -83,11 +83,11 @@ def test_a_chunk_longer_than_usual_finds_room() -> None:
         stream.begin(count)
         stream.memory(0).attend(0, *_rows(2 * count, seed=count))
         stream.commit()
-    assert stream._store.shape[-2] == stream.window.max_own + 2 * 60
+    assert stream._store.shape[FRAMES] == stream.window.max_own + 2 * 60
 
 
 def test_the_next_stream_takes_over_the_window_of_one_that_ended() -> None:
-    spare = SpareWindow()
+    spare = SpareWindow(FRAMES)
     first, beside = _opened(spare), _opened(spare)
     for stream in (first, beside):
         stream.begin(5)
@@ -108,18 +108,22 @@ def test_the_next_stream_takes_over_the_window_of_one_that_ended() -> None:
 
 
 def test_a_spare_window_that_does_not_fit_is_let_go() -> None:
-    spare = SpareWindow()
-    empty = torch.empty(1, 1, 2, 4, 0, 16)
-    for kept, wanted in ((torch.empty(1, 1, 2, 4, 100, 16), 101), (torch.empty(1, 1, 2, 4, 201, 16), 100)):
+    spare = SpareWindow(FRAMES)
+
+    def window(num_frames: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(1, 1, 2, 2, num_frames, 2, 16, dtype=dtype)
+
+    empty = window(0)
+    for kept, wanted in ((window(100), 101), (window(201), 100)):
         spare.keep([kept])
         assert spare.take(empty, wanted) is empty
         assert spare.take(empty, 100) is empty
-    spare.keep([torch.empty(1, 1, 2, 4, 100, 16, dtype=torch.float16)])
+    spare.keep([window(100, torch.float16)])
     assert spare.take(empty, 100) is empty
 
 
 def test_a_voice_keeps_its_prompts_window() -> None:
-    spare = SpareWindow()
+    spare = SpareWindow(FRAMES)
     like = torch.empty(0)
     prompt = FlowStream(CONFIG, None, num_steps=1, max_codes=100, like=like, spare=spare)
     prompt.begin(80)

@@ -62,7 +62,6 @@ def test_threads_are_shared_out() -> None:
 
 def _memory(frames: int, past: int, prompt: int) -> StreamMemory:
     generator = torch.Generator().manual_seed(frames)
-    heads = 2 * HEADS
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -76,8 +75,8 @@ def _memory(frames: int, past: int, prompt: int) -> StreamMemory:
         noise_offset=0,
     )
     conv = draw(2, DEPTH, 2, 2, CONV_HISTORY, HIDDEN)
-    own = draw(DEPTH, 2, heads, past + frames + 3, DIM)
-    return StreamMemory(own, draw(DEPTH, 2, heads, prompt, DIM), conv[0], conv[1], plan)
+    own = draw(DEPTH, 2, 2, past + frames + 3, HEADS, DIM)
+    return StreamMemory(own, draw(DEPTH, 2, 2, prompt, HEADS, DIM), conv[0], conv[1], plan)
 
 
 @pytest.mark.parametrize("with_graphs", [True, False])
@@ -90,7 +89,7 @@ def test_the_estimator_in_lanes(frames: tuple[int, ...], with_graphs: bool) -> N
         for parameter in dit.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     if with_graphs:
-        dit.load_graphs(1)
+        dit.load_graph(1)
     rows = 2 * sum(frames)
     x, projected = torch.randn(rows, CONFIG.out_channels), torch.randn(rows, HIDDEN)
     (modulation,) = dit.modulation(torch.tensor([0.3]))

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cadence.models.dit_graph import EXACT, BlockWeights, DiTGraphs, Kernels, graphs_work
-from cadence.models.dit_memory import DiTSpan, attend_spans
+from cadence.models.dit_graph import EXACT, BlockWeights, DiTGraph, Kernels, graphs_work
+from cadence.models.dit_memory import DiTSpan, StepMemory, attend_spans
 from cadence.models.flow_config import DiTConfig
 from cadence.models.linear import Linear
 from cadence.models.rows import RowConv, pack, unpack
@@ -179,7 +179,7 @@ class DiT(nn.Module):
         self.in_proj = nn.Linear(config.in_channels, config.hidden)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
         self.final_layer = _FinalLayer(config.hidden, config.out_channels)
-        self.graphs: DiTGraphs | None = None  # the blocks' same computation, for inference
+        self.graph: DiTGraph | None = None  # the blocks' same computation, for inference
 
     def modulation(self, t: Tensor) -> list[Modulation]:
         """The modulating vectors of each of the times `t` [T]; they depend on nothing else."""
@@ -208,9 +208,9 @@ class DiT(nn.Module):
         total = F.linear(mu, weights[0], self.in_proj.bias) + F.linear(speaker, weights[1])
         return total + F.linear(condition, weights[2])
 
-    def load_graphs(self, num_threads: int, kernels: Kernels = EXACT) -> list[nn.Module]:
+    def load_graph(self, num_threads: int, kernels: Kernels = EXACT, *, slots: int = 1) -> list[nn.Module]:
         """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU. It does not see later
-        weights.
+        weights. `slots` sequences of one length are what it is fastest with.
 
         Returns:
             The layers whose weights are not read any more unless gradients are wanted.
@@ -219,7 +219,7 @@ class DiT(nn.Module):
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
             return []
         blocks = [block for block in self.blocks if isinstance(block, _Block)]
-        self.graphs = DiTGraphs([block.weights() for block in blocks], num_threads, kernels)
+        self.graph = DiTGraph([block.weights() for block in blocks], num_threads, kernels, slots)
         return [module for block in blocks for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:
@@ -241,8 +241,9 @@ class DiT(nn.Module):
         """
         h = projected + F.linear(x, self._input_weights()[0])
         is_plain = modulation.final.dim() == 2  # one time step for all rows
-        if self.graphs is not None and is_plain and not torch.is_grad_enabled():
-            h = self.graphs(h, modulation.blocks, spans)
+        memories = [span.memory for span in spans if isinstance(span.memory, StepMemory)]
+        if self.graph and is_plain and len(memories) == len(spans) and not torch.is_grad_enabled():
+            h = self.graph(h, modulation.blocks, spans, memories)
         else:
             for layer, block in enumerate(self.blocks):
                 h = block(h, modulation.blocks[layer].unbind(0), spans, layer)

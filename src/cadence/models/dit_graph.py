@@ -1,7 +1,7 @@
-"""The DiT's blocks on a CPU as graphs for ONNX Runtime: one for what lies between two attentions.
+"""The DiT's blocks on a CPU as one graph for ONNX Runtime: a step of the solver is one call.
 
-Attention itself stays with `DiTMemory`, where keys and values lie. Rows are packed as in `models.dit`. How
-weights are multiplied, exactly or not, the caller says (`Kernels`).
+Rows are packed as in `models.dit`, and what came before them a `DiTMemory` gives and keeps. How weights are
+multiplied, exactly or not, the caller says (`Kernels`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, attend_spans
+from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, StepMemory
+from cadence.models.graph_attention import GraphAttention
 from cadence.models.graph_conv import Convolution, MinimalFiltering, Product
 from cadence.models.onnx_graph import Graph
+from cadence.models.rows import unpack
 
-__all__ = ["EXACT", "BlockWeights", "DiTGraphs", "Kernels", "graphs_work", "mish", "plain_linear"]
+__all__ = ["EXACT", "BlockWeights", "DiTGraph", "Kernels", "graphs_work", "mish", "plain_linear"]
 
 _log = logging.getLogger(__name__)
 
 _MISH_LIMIT = 20.0  # beyond it tanh(softplus(x)) is 1 in float32
 
-# Places among a block's nine modulating vectors: of attention, of the MLP, of the convolutions.
-_BEFORE = {"shift_a": 0, "scale_a": 1}
-_AFTER = {"gate_a": 2, "shift_m": 3, "scale_m": 4, "gate_m": 5, "shift_c": 6, "scale_c": 7, "gate_c": 8}
+# A block's nine modulating vectors: of attention, of the MLP, of the convolutions.
+_PARTS = [f"{kind}_{part}" for part in "amc" for kind in ("shift", "scale", "gate")]
 
 
 class BlockWeights(NamedTuple):
@@ -57,51 +57,73 @@ class Kernels(NamedTuple):
     convolution: Convolution
 
 
-class DiTGraphs:
-    """The blocks of a DiT. Float32 on a CPU; safe to share between streams."""
+class DiTGraph:
+    """The blocks of a DiT. Float32 on a CPU; safe to share between streams and threads."""
 
-    def __init__(self, blocks: Sequence[BlockWeights], num_threads: int, kernels: Kernels) -> None:
-        pieces = [*pairwise([None, *blocks, None])]
-        self._graphs = [_between(*piece, kernels).load(num_threads) for piece in pieces]
-        self._indices = kernels.convolution.indices
-        self._depth = len(blocks)
+    def __init__(
+        self, blocks: Sequence[BlockWeights], num_threads: int, kernels: Kernels, slots: int
+    ) -> None:
+        """`slots` sequences of equal length are what is computed most: see `GraphAttention`."""
+        graph = Graph()
+        self._attention = GraphAttention(graph, slots, blocks[0].num_heads, blocks[0].head_dim)
+        self._indices, self._depth = kernels.convolution.indices, len(blocks)
+        x, modulation, history = graph.input("x", 2), graph.input("modulation", 2), graph.input("history", 3)
+        graph.input("tail", 1, kind=int)
+        kernels.convolution.declare(graph)
+        tails, fresh = [], []
+        for layer, block in enumerate(blocks):
+            parts = {name: _at(graph, modulation, len(_PARTS) * layer + i) for i, name in enumerate(_PARTS)}
+            past = [_at(graph, history, 2 * layer + conv) for conv in range(2)]
+            piece = _Piece(graph, block, parts, kernels)
+            projected = piece.before(x)
+            x, kept = piece.after(x, self._attention(*projected), past)
+            tails += kept
+            fresh += projected[1:]
+        axis = graph.constant(np.array([0], np.int64))
+        graph.output(x, 2)
+        graph.output(graph.call("Concat", *(graph.call("Unsqueeze", t, axis) for t in tails), axis=0), 3)
+        for rows in fresh:
+            graph.output(rows, 3)
+        self._session = graph.load(num_threads)
 
-    def __call__(self, x: Tensor, modulation: Tensor, spans: Sequence[DiTSpan]) -> Tensor:
+    def __call__(
+        self, x: Tensor, modulation: Tensor, spans: Sequence[DiTSpan], memories: Sequence[StepMemory]
+    ) -> Tensor:
         """The rows behind the last block.
 
         Args:
             x: rows before the first block [R, C].
             modulation: each block's nine vectors, [depth, 9, C].
             spans: what the rows are, in order.
+            memories: the spans'.
 
         Returns:
             [R, C].
         """
-        shape = tuple(span.frames for span in spans for _ in range(span.groups))
-        lists = self._indices(shape) | _tails(shape)
-        recalled = [span.memory.recall(self._depth, span.groups, x).flatten(2, 3) for span in spans]
-        history = torch.cat(recalled, dim=2).numpy()  # [depth, 2, 2·S, C]
-        parts = modulation.numpy()
-        rows, tails = x.numpy(), []
-        first, *others = self._graphs
-        projected = first(_named(_BEFORE, parts[0]) | {"x": rows})
-        for layer, graph in enumerate(others):
-            found = attend_spans([torch.from_numpy(part) for part in projected], spans, layer)
-            inputs = {"x": rows, "found": found.numpy(), "history": history[layer]}
-            inputs |= lists | _named(_AFTER, parts[layer])
-            if layer + 1 < self._depth:
-                inputs |= _named(_BEFORE, parts[layer + 1])
-            rows, tail, *projected = graph(inputs)
-            tails.append(torch.from_numpy(tail))
-        kept = torch.stack(tails).view(self._depth, 2, -1, CONV_HISTORY, x.shape[1])  # [depth, 2, S, 2, C]
-        groups = [span.groups for span in spans]
-        for span, part in zip(spans, torch.split_with_sizes(kept, groups, dim=2), strict=True):
-            span.memory.retain(part)
-        return torch.from_numpy(rows)
+        counts = tuple(span.frames for span in spans for _ in range(span.groups))
+        recalled = [
+            memory.recall(self._depth, span.groups, x) for span, memory in zip(spans, memories, strict=True)
+        ]
+        history = torch.cat(recalled, dim=2).flatten(2, 3).flatten(0, 1)  # [2·depth, 2·S, C]
+        pasts = []
+        for span, memory in zip(spans, memories, strict=True):
+            runs = memory.past()
+            pasts += [[run[:, :, group].numpy() for run in runs] for group in range(span.groups)]
+        inputs = {"x": x.numpy(), "modulation": modulation.flatten(0, 1).numpy(), "history": history.numpy()}
+        inputs |= self._indices(counts) | _tails(counts) | self._attention.inputs(counts, pasts)
+        rows, tails, *fresh = (torch.from_numpy(part) for part in self._session(inputs))
+        tails = tails.view(self._depth, 2, -1, CONV_HISTORY, x.shape[1])  # [depth, 2, S, 2, C]
+        kept = torch.split_with_sizes(tails, [span.groups for span in spans], dim=2)
+        sizes = [span.groups * span.frames for span in spans]
+        new = zip(*(unpack(part, sizes) for part in fresh), strict=True)
+        for span, memory, last, parts in zip(spans, memories, kept, new, strict=True):
+            memory.retain(last, [part.unflatten(0, (span.groups, span.frames)) for part in parts])
+        return rows
 
 
-def _named(places: Mapping[str, int], parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    return {name: parts[place] for name, place in places.items()}
+def _at(graph: Graph, values: str, index: int) -> str:
+    """`values[index]`."""
+    return graph.call("Gather", values, graph.constant(np.array(index, np.int64)), axis=0)
 
 
 @lru_cache(maxsize=64)
@@ -134,61 +156,49 @@ def _norm(graph: Graph, x: str, norm: nn.LayerNorm) -> str:
     return graph.call("LayerNormalization", x, *affine, epsilon=norm.eps)
 
 
-def _between(past: BlockWeights | None, following: BlockWeights | None, kernels: Kernels) -> Graph:
-    """What lies between two attentions: the rest of one block, the beginning of the next."""
-    graph = Graph()
-    x = graph.input("x", 2)
-    if past is not None:
-        x, tails = _after(graph, x, past, kernels)
-        graph.output(x, 2)
-        graph.output(tails, 3)
-    if following is not None:
-        for part in _before(graph, x, following, kernels):
-            graph.output(part, 3)
-    return graph
+class _Piece:
+    """One block's operations."""
 
+    def __init__(
+        self, graph: Graph, weights: BlockWeights, parts: Mapping[str, str], kernels: Kernels
+    ) -> None:
+        """`parts` are the modulating vectors [C] by name."""
+        self._graph, self._w, self._parts, self._kernels = graph, weights, parts, kernels
 
-def _before(graph: Graph, x: str, w: BlockWeights, kernels: Kernels) -> tuple[str, str, str]:
-    """Queries, keys and values [R, heads, d] of rows [R, C]."""
-    scale, shift = (graph.input(name, 1) for name in ("scale_a", "shift_a"))
-    rows = graph.call("LayerNormalization", x, scale, shift, epsilon=w.eps)
-    heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
-    # Three products, as cutting one apart would copy it.
-    queries, keys, values = (graph.call("Reshape", kernels.linear(graph, rows, *p), heads) for p in w.qkv)
-    return _norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values
+    def before(self, x: str) -> list[str]:
+        """Queries, keys and values [R, heads, d] of rows [R, C]."""
+        graph, w = self._graph, self._w
+        rows = self._modulated(x, "a")
+        heads = graph.constant(np.array([-1, w.num_heads, w.head_dim], np.int64))
+        # Three products, as cutting one apart would copy it.
+        queries, keys, values = (graph.call("Reshape", self._linear(rows, pair), heads) for pair in w.qkv)
+        return [_norm(graph, queries, w.q_norm), _norm(graph, keys, w.k_norm), values]
 
+    def after(self, x: str, found: str, past: Sequence[str]) -> tuple[str, list[str]]:
+        """The block's output [R, C] from its input and what attention found, and the two rows [2·S, C] that
+        either convolution needs of each sequence before the next ones; `past` are those kept before."""
+        graph, w = self._graph, self._w
+        h = self._gated(x, "gate_a", self._linear(found, w.proj))
+        first, kept = self._convolved(self._modulated(h, "c"), past[0], w.conv1)
+        second, kept_too = self._convolved(mish(graph, _norm(graph, first, w.conv_norm)), past[1], w.conv2)
+        h = self._gated(h, "gate_c", second)
+        inner = graph.call("Gelu", self._linear(self._modulated(h, "m"), w.fc1), approximate="tanh")
+        return self._gated(h, "gate_m", self._linear(inner, w.fc2)), [kept, kept_too]
 
-def _after(graph: Graph, x: str, w: BlockWeights, kernels: Kernels) -> tuple[str, str]:
-    """The block's output [R, C], and the two rows [2, 2·S, C] that either convolution needs of each sequence
-    before the next ones."""
-    found, history = graph.input("found", 2), graph.input("history", 3)
-    m = {name: graph.input(name, 1) for name in _AFTER}
-    tail = graph.input("tail", 1, integer=True)
-    kernels.convolution.declare(graph)
-    linear = kernels.linear
+    def _linear(self, rows: str, layer: tuple[Tensor, Tensor]) -> str:
+        return self._kernels.linear(self._graph, rows, *layer)
 
-    def gated(before: str, gate: str, change: str) -> str:
-        return graph.call("Add", before, graph.call("Mul", change, m[gate]))
+    def _convolved(self, rows: str, past: str, layer: tuple[Tensor, Tensor]) -> tuple[str, str]:
+        source = self._graph.call("Concat", past, rows, axis=0)
+        kept = self._graph.call("Gather", source, "tail", axis=0)
+        return self._kernels.convolution(self._graph, source, *layer), kept
 
-    def modulated(rows: str, part: str) -> str:
-        inputs = (rows, m[f"scale_{part}"], m[f"shift_{part}"])
-        return graph.call("LayerNormalization", *inputs, epsilon=w.eps)
+    def _gated(self, before: str, gate: str, change: str) -> str:
+        return self._graph.call("Add", before, self._graph.call("Mul", change, self._parts[gate]))
 
-    tails = []
-
-    def convolved(rows: str, index: int, weight: Tensor, bias: Tensor) -> str:
-        past = graph.call("Gather", history, graph.constant(np.array(index, np.int64)), axis=0)
-        source = graph.call("Concat", past, rows, axis=0)
-        tails.append(graph.call("Gather", source, tail, axis=0))
-        return kernels.convolution(graph, source, weight, bias)
-
-    h = gated(x, "gate_a", linear(graph, found, *w.proj))
-    middle = _norm(graph, convolved(modulated(h, "c"), 0, *w.conv1), w.conv_norm)
-    h = gated(h, "gate_c", convolved(mish(graph, middle), 1, *w.conv2))
-    inner = graph.call("Gelu", linear(graph, modulated(h, "m"), *w.fc1), approximate="tanh")
-    h = gated(h, "gate_m", linear(graph, inner, *w.fc2))
-    axis = graph.constant(np.array([0], np.int64))
-    return h, graph.call("Concat", *(graph.call("Unsqueeze", part, axis) for part in tails), axis=0)
+    def _modulated(self, rows: str, part: str) -> str:
+        inputs = (rows, self._parts[f"scale_{part}"], self._parts[f"shift_{part}"])
+        return self._graph.call("LayerNormalization", *inputs, epsilon=self._w.eps)
 
 
 def mish(graph: Graph, x: str) -> str:

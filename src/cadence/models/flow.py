@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cadence.models.conformer import UP_RATE, EncoderMemory, NoMemory, UpsamplingConformer
 from cadence.models.dit import DiT, Modulation
 from cadence.models.dit_graph import EXACT, graphs_work
-from cadence.models.dit_memory import DiTSpan, NoDiTMemory
+from cadence.models.dit_memory import DiTSpan, Sequences
 from cadence.models.flow_config import FlowConfig, read_flow_config
 from cadence.models.int8 import require_int8
 from cadence.models.int8_graph import INT8, int8_graphs_work
@@ -105,7 +105,7 @@ class Flow(nn.Module):
                 torch.stack([m.blocks for m in moments], dim=2)[:, :, rows],
                 torch.stack([m.final for m in moments], dim=1)[:, rows],
             )
-        spans = [DiTSpan(1, n, NoDiTMemory(_chunk_mask(n, chunk_codes, times.device))) for n in lengths]
+        spans = [DiTSpan(1, n, Sequences(_chunk_mask(n, chunk_codes, times.device))) for n in lengths]
         velocities = self.estimator(pack(list(noisy)), self.estimator.project(*inputs), modulation, spans)
         return unpack(velocities, lengths), mus
 
@@ -118,7 +118,9 @@ class Flow(nn.Module):
         on_cpu = self.encoder_proj.weight.device.type == "cpu"
         lanes = self.config.groups if on_cpu else 1
         self.lanes = Lanes(num_threads or torch.get_num_threads(), lanes)
-        in_graphs = set(self.estimator.load_graphs(self.lanes.threads_each, INT8 if int8 else EXACT))
+        slots = self.config.groups // self.lanes.count  # one stream's guided and unguided rows
+        kernels = INT8 if int8 else EXACT
+        in_graphs = set(self.estimator.load_graph(self.lanes.threads_each, kernels, slots=slots))
         for module in self.modules():
             if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()

@@ -31,15 +31,15 @@ PATIENCE = 30  # eager calls before a shape is captured: three chunks of it, so 
 class FixedMemory:
     """A stream's `DiTMemory` in tensors that stay where they are.
 
-    `window` [depth, 2, G·heads, W, d] holds what came before, padded; `fresh` [depth, 2, G·heads, n, d] takes
-    the new frames, in the dtype that the stream keeps them in.
+    `window` [depth, 2, G, heads, W, d] holds what came before, padded, as products like it; `fresh`
+    [depth, 2, G, n, heads, d] takes the new frames as the stream keeps them.
     """
 
     def __init__(self, window: Tensor, like: StreamMemory, frames: int) -> None:
-        depth, _, heads, length, dim = window.shape
+        depth, _, groups, heads, length, dim = window.shape
         self._window, self._length = window, length
         self._bias = window.new_zeros(length + frames)
-        self._fresh = window.new_zeros((depth, 2, heads, frames, dim), dtype=like.dtype)
+        self._fresh = window.new_zeros((depth, 2, groups, frames, heads, dim), dtype=like.dtype)
         self._conv, self._next_conv = like.new_conv(), like.new_conv()
 
     def load(self, memory: StreamMemory) -> None:
@@ -54,28 +54,21 @@ class FixedMemory:
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `DiTMemory.attend`."""
-        groups, heads, count, dim = queries.shape
+        groups, count, heads, dim = queries.shape
         fresh = self._fresh[layer]
-        fresh[0].copy_(keys.reshape(-1, count, dim))
-        fresh[1].copy_(values.reshape(-1, count, dim))
-        past, new = self._window[layer], fresh.to(self._window.dtype)
-        scaled = (queries * dim**-0.5).reshape(-1, count, dim)
+        fresh[0].copy_(keys)
+        fresh[1].copy_(values)
+        past = self._window[layer].flatten(1, 2)
+        new = fresh.to(self._window.dtype).transpose(2, 3).flatten(1, 2)
+        scaled = (queries * dim**-0.5).transpose(1, 2).flatten(0, 1)
         found = attend(scaled, [(past[0], past[1]), (new[0], new[1])], self._bias)
-        return found.view(groups, heads, count, dim)
+        return found.view(groups, heads, count, dim).transpose(1, 2)
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
         """See `DiTMemory.precede`."""
         padded = torch.cat([self._conv[layer, conv], rows], dim=1)
         self._next_conv[layer, conv].copy_(padded[:, -CONV_HISTORY:])
         return padded
-
-    def recall(self, depth: int, groups: int, like: Tensor) -> Tensor:
-        """See `DiTMemory.recall`."""
-        return self._conv
-
-    def retain(self, rows: Tensor) -> None:
-        """See `DiTMemory.retain`."""
-        self._next_conv.copy_(rows)
 
 
 class EstimatorStep:

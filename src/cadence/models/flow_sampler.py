@@ -22,7 +22,7 @@ from cadence.models.dit_lanes import DiTLanes
 from cadence.models.dit_memory import DiTMemory, DiTSpan, NoDiTMemory
 from cadence.models.flow import Flow
 from cadence.models.flow_graph import FlowGraphs
-from cadence.models.flow_stream import FlowMemory, FlowStream, VoiceState
+from cadence.models.flow_stream import FRAMES, FlowMemory, FlowStream, VoiceState
 from cadence.models.frame_store import SpareWindow
 from cadence.models.noise import NoiseStrip
 from cadence.models.rows import pack, unpack
@@ -66,7 +66,7 @@ class FlowSampler:
         self.estimator: _Estimator = self.graphs or flow.estimator
         if self.graphs is None and flow.lanes.count > 1:
             self.estimator = DiTLanes(flow.estimator, flow.lanes)
-        self._memory, self._spare = memory, SpareWindow()
+        self._memory, self._spare = memory, SpareWindow(FRAMES)
         self.flow, self.num_steps, self.max_history_codes = flow, num_steps, max_history_codes
         self._like = flow.encoder_proj.weight.detach()
         self.noise = noise or NoiseStrip(flow.config.mel_dim, device=self._like.device)

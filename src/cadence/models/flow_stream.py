@@ -7,6 +7,7 @@ that failed half-way can be run again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from weakref import finalize
@@ -16,16 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cadence.models.conformer import UP_RATE
-from cadence.models.cpu import has_bfloat16
-from cadence.models.dit_memory import CONV_HISTORY
+from cadence.models.dit_memory import CONV_HISTORY, scaled_attention
 from cadence.models.flow_config import FlowConfig
 from cadence.models.frame_store import SpareWindow, grown
 from cadence.models.frame_window import FrameWindow, WindowPlan
-from cadence.models.graph_attention import fused_attention, fused_attention_works
-from cadence.models.rows import attend
 from cadence.models.transfers import to_device
 
-__all__ = ["EncoderHistory", "FlowMemory", "FlowStream", "StreamMemory", "VoiceState"]
+__all__ = ["FRAMES", "EncoderHistory", "FlowMemory", "FlowStream", "StreamMemory", "VoiceState"]
+
+FRAMES = 4  # the axis of frames among keys and values [steps, depth, 2, G, n, heads, d]
 
 _STEADY_FRAMES = 50  # of a usual chunk: with room for them a full window never grows again
 _WINDOW_GROWTH = 2.0  # it is full, and exact, after a few chunks
@@ -36,7 +36,7 @@ _LOG_GROWTH = 1.25  # it grows for minutes: copies are small beside a chunk's wo
 class VoiceState:
     """The flow after a voice prompt of P codes. Read-only: every stream of the voice reads these tensors.
 
-    `keys_values` [steps, depth, 2, G·heads, 2P, d] and `conv` [steps, depth, 2, G, 2, C] belong to the
+    `keys_values` [steps, depth, 2, G, 2P, heads, d] and `conv` [steps, depth, 2, G, 2, C] belong to the
     DiT, G being `FlowConfig.groups`; `encoder` holds keys and values [layers, 2, heads, n, d] per stage,
     `tails` the encoder's convolutions' last rows; `speaker` [80] is projected.
     """
@@ -50,7 +50,7 @@ class VoiceState:
     @property
     def num_frames(self) -> int:
         """Mel frames of the prompt."""
-        return self.keys_values.shape[4]
+        return self.keys_values.shape[FRAMES]
 
     @property
     def num_bytes(self) -> int:
@@ -88,7 +88,7 @@ class _Log:
             # Cloned, because source and target overlap.
             self.own[..., :keep, :] = self.own[..., self.used - keep : self.used, :].clone()
             self.used = keep
-        self.own = grown(self.own, self.used + count, self._max, _LOG_GROWTH)
+        self.own = grown(self.own, -2, self.used + count, self._max, _LOG_GROWTH)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Write the new frames' [heads, n, d]; everything remembered, oldest first."""
@@ -187,8 +187,7 @@ class FlowStream:
         self.voice = voice
         self.encoder = EncoderHistory(config, voice, max_codes, like)
         self.window = FrameWindow(0 if voice is None else voice.num_frames, memory.max_frames)
-        heads = config.groups * dit.num_heads
-        shape = (num_steps, dit.depth, 2, heads, 0, dit.head_dim)
+        shape = (num_steps, dit.depth, 2, config.groups, 0, dit.num_heads, dit.head_dim)
         self._kept = [like.new_empty(shape, dtype=memory.dtype or like.dtype)]  # the one window
         self._spare = None if voice is None else spare  # a prompt's window becomes its voice's
         if self._spare is not None:
@@ -203,7 +202,7 @@ class FlowStream:
 
     @property
     def _store(self) -> Tensor:
-        """Keys and values [steps, depth, 2, G·heads, n, d]."""
+        """Keys and values [steps, depth, 2, G, n, heads, d]."""
         return self._kept[0]
 
     def begin(self, num_codes: int) -> WindowPlan:
@@ -215,7 +214,7 @@ class FlowStream:
             source, target = (
                 to_device(torch.from_numpy(s), self._store.device) for s in (plan.move_from, plan.move_to)
             )
-            self._store.index_copy_(4, target, self._store.index_select(4, source))
+            self._store.index_copy_(FRAMES, target, self._store.index_select(FRAMES, source))
             self.window.move(plan)
         self._make_room(plan.used, num_frames)
         self._plan = plan
@@ -228,9 +227,9 @@ class FlowStream:
         # while one that grows is written twice, most of it within a single chunk.
         store = self._store
         needed = limit if store.device.type == "cpu" else used
-        if self._spare is not None and not store.shape[-2]:
+        if self._spare is not None and not store.shape[FRAMES]:
             store = self._spare.take(store, limit)
-        self._kept[0] = grown(store, needed, limit, _WINDOW_GROWTH)
+        self._kept[0] = grown(store, FRAMES, needed, limit, _WINDOW_GROWTH)
 
     def memory(self, step: int) -> StreamMemory:
         """The DiT's memory at one step of the solver."""
@@ -263,7 +262,7 @@ class FlowStream:
     @property
     def frame_bytes(self) -> int:
         """Keys and values of one frame, at every layer and step."""
-        return self._store[..., :1, :].numel() * self._store.element_size()
+        return self._store.nbytes // max(1, self._store.shape[FRAMES])
 
     @property
     def num_bytes(self) -> int:
@@ -273,7 +272,7 @@ class FlowStream:
 
 
 class StreamMemory:
-    """A stream's `DiTMemory` at one step: keys and values [depth, 2, G·heads, n, d]."""
+    """A stream's `DiTMemory` at one step: keys and values [depth, 2, G, n, heads, d]."""
 
     def __init__(
         self, own: Tensor, prompt: Tensor | None, conv: Tensor, next_conv: Tensor, plan: WindowPlan
@@ -288,31 +287,21 @@ class StreamMemory:
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Write the new frames into their slots, then attend to the whole window."""
-        groups, heads, count, dim = queries.shape
         own = self._own[layer]
-        for store, rows in zip(own.view(2, groups, heads, -1, dim), (keys, values), strict=True):
-            store[:, :, self._slots] = rows.to(store.dtype)
-        used = self._plan.used
-        if self._prompt is None and used == count:
-            # A whole prompt at once: the fused kernel spares the score matrix.
-            return F.scaled_dot_product_attention(queries, keys, values)
-        parts = self._parts(layer, own, used)
-        if queries.device.type == "cpu" and parts[0].dtype == torch.float32 and fused_attention_works():
-            joined = torch.cat(parts, dim=2).view(2, groups, heads, -1, dim)
-            return fused_attention(queries, joined[0], joined[1])
-        scaled = (queries * dim**-0.5).reshape(-1, count, dim).to(parts[0].dtype)
-        found = attend(scaled, [(part[0], part[1]) for part in parts]).to(queries.dtype)
-        return found.view(groups, heads, count, dim)
-
-    def _parts(self, layer: int, own: Tensor, used: int) -> list[Tensor]:
-        """Keys and values [2, G·heads, n, d] of the window's parts, in the dtype to multiply them in."""
-        parts = [own[:, :, :used]]
+        for store, rows in zip(own, (keys, values), strict=True):
+            store[:, self._slots] = rows.to(store.dtype)
+        parts = [own[:, :, : self._plan.used]]
         if self._prompt is not None:
             parts += [self._prompt[layer, :, :, first:stop] for first, stop in self._plan.prompt_runs]
-        if own.dtype == torch.bfloat16 and own.device.type == "cpu" and has_bfloat16():
-            # Joined, as a few rows' products with cold memory cost more than a copy of it.
-            return [torch.cat(parts, dim=2)]
-        return [part.to(self._conv) for part in parts]
+        seen = torch.cat([part.to(queries) for part in parts], dim=2)
+        return scaled_attention(queries, seen[0], seen[1])
+
+    def past(self) -> list[Tensor]:
+        """The frames still attended to, the stream's own and its voice's."""
+        runs = [self._own[:, :, :, first:stop] for first, stop in self._plan.past_runs]
+        if self._prompt is not None:
+            runs += [self._prompt[:, :, :, first:stop] for first, stop in self._plan.prompt_runs]
+        return [run.to(self._conv) for run in runs]
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
         """Rows with the stream's last two in front."""
@@ -324,19 +313,19 @@ class StreamMemory:
         """The stream's last two rows of every convolution."""
         return self._conv
 
-    def retain(self, rows: Tensor) -> None:
-        """Write these rows for the next chunk."""
+    def retain(self, rows: Tensor, fresh: Sequence[Tensor]) -> None:
+        """Write these rows for the next chunk, and the new frames into their slots."""
         self._next_conv.copy_(rows)
+        stores = (store for layer in self._own for store in layer)
+        for store, part in zip(stores, fresh, strict=True):
+            store[:, self._slots] = part.to(store.dtype)
 
     def group(self, index: int) -> StreamMemory:
         """One group's memory: views of this one's tensors."""
-        part, groups = copy(self), self._conv.shape[2]
-        heads = slice(index * (count := self._own.shape[2] // groups), (index + 1) * count)
-        part._own = self._own[:, :, heads]
-        part._prompt = None if self._prompt is None else self._prompt[:, :, heads]
-        part._conv, part._next_conv = (
-            conv[:, :, index : index + 1] for conv in (self._conv, self._next_conv)
-        )
+        part, own = copy(self), slice(index, index + 1)
+        part._own = self._own[:, :, own]
+        part._prompt = None if self._prompt is None else self._prompt[:, :, own]
+        part._conv, part._next_conv = self._conv[:, :, own], self._next_conv[:, :, own]
         return part
 
     # ------------------------------------------------------------ for steps that work on tensors of their own
@@ -356,9 +345,9 @@ class StreamMemory:
         return self._own.dtype
 
     def new_window(self, length: int) -> Tensor:
-        """Zeros [depth, 2, G·heads, length, d], in the dtype that is computed in."""
-        *sizes, _, dim = self._own.shape
-        return self._conv.new_zeros(*sizes, length, dim)
+        """Zeros [depth, 2, G, heads, length, d], in the dtype that is computed in."""
+        *sizes, _, heads, dim = self._own.shape
+        return self._conv.new_zeros(*sizes, heads, length, dim)
 
     def new_conv(self) -> Tensor:
         """Zeros [depth, 2, G, 2, C]."""
@@ -368,16 +357,14 @@ class StreamMemory:
         """Copy the remembered frames to the front of `window`, the convolutions' rows to `conv`; the number
         of frames."""
         conv.copy_(self._conv)
-        runs = [(self._own, run) for run in self._plan.past_runs]
-        if self._prompt is not None:
-            runs += [(self._prompt, run) for run in self._plan.prompt_runs]
         at = 0
-        for store, (first, stop) in runs:
-            window[..., at : at + stop - first, :].copy_(store[..., first:stop, :])
-            at += stop - first
+        for run in self.past():
+            count = run.shape[3]
+            window[..., at : at + count, :].copy_(run.transpose(3, 4))
+            at += count
         return at
 
     def write(self, fresh: Tensor, next_conv: Tensor) -> None:
-        """Keep the step's keys and values [depth, 2, G·heads, n, d] and rows [depth, 2, G, 2, C]."""
+        """Keep the step's keys and values [depth, 2, G, n, heads, d] and rows [depth, 2, G, 2, C]."""
         self._own[:, :, :, self._slots] = fresh
         self._next_conv.copy_(next_conv)

@@ -11,15 +11,16 @@ __all__ = ["SpareWindow", "grown"]
 _FIRST_CAPACITY = 64  # frames
 
 
-def grown(store: Tensor, needed: int, limit: int, growth: float) -> Tensor:
-    """`store` with room for `needed` frames on its second last axis; grows by a factor, so that copies stay
-    rare."""
-    capacity = store.shape[-2]
+def grown(store: Tensor, axis: int, needed: int, limit: int, growth: float) -> Tensor:
+    """`store` with room for `needed` frames on its `axis`; grows by a factor, so that copies stay rare."""
+    capacity = store.shape[axis]
     if needed <= capacity:
         return store
     wider = max(needed, min(max(int(growth * capacity), _FIRST_CAPACITY), limit))
-    grown = store.new_empty(*store.shape[:-2], wider, store.shape[-1])
-    grown[..., :capacity, :] = store
+    shape = list(store.shape)
+    shape[axis] = wider
+    grown = store.new_empty(shape)
+    grown.narrow(axis, 0, capacity).copy_(store)
     return grown
 
 
@@ -30,7 +31,9 @@ class SpareWindow:
     when it is first written. One is kept, and in main memory alone: CUDA's allocator keeps its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, axis: int) -> None:
+        """`axis` is that of a window's frames."""
+        self._axis = axis
         self._kept: list[Tensor] = []  # by any thread, also one that collects garbage: no lock
 
     def take(self, empty: Tensor, num_frames: int) -> Tensor:
@@ -39,9 +42,9 @@ class SpareWindow:
             kept = self._kept.pop()
         except IndexError:
             return empty
-        fits = num_frames <= kept.shape[-2] <= 2 * num_frames
+        fits = num_frames <= kept.shape[self._axis] <= 2 * num_frames
         return kept if fits and kept.dtype == empty.dtype else empty
 
     def keep(self, windows: Sequence[Tensor]) -> None:
         """Take over what a stream leaves behind."""
-        self._kept[:] = [store for store in windows if store.device.type == "cpu" and store.shape[-2] > 0]
+        self._kept[:] = [store for store in windows if store.device.type == "cpu" and store.shape[self._axis]]

@@ -57,7 +57,7 @@ class ShiftedSums:
     def declare(self, graph: Graph) -> None:
         """Two lists of rows."""
         for name in ("fill", "keep"):
-            graph.input(name, 1, integer=True)
+            graph.input(name, 1, kind=int)
 
     def indices(self, shape: tuple[int, ...]) -> Indices:
         """`fill` puts its history before each sequence, `keep` drops the sums that straddle two."""
@@ -79,8 +79,8 @@ class MinimalFiltering:
 
     def declare(self, graph: Graph) -> None:
         """The tiles' inputs, and where the outputs lie."""
-        graph.input("tiles", 2, integer=True)
-        graph.input("back", 1, integer=True)
+        graph.input("tiles", 2, kind=int)
+        graph.input("back", 1, kind=int)
 
     def indices(self, shape: tuple[int, ...]) -> Indices:
         """`tiles` [5, N] are the rows that each tile of three outputs sees, `back` [R] brings the outputs

@@ -6,7 +6,8 @@ than torch's at the rows of a streaming chunk, and one call runs a chain of smal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,11 @@ class Graph:
         self._constants: list[Any] = []
         self._nodes: list[Any] = []
         self._outputs: list[Any] = []
-        self._count = 0
+        self._numbers = count(1)  # of names, which a graph and those inside of it share
 
-    def input(self, name: str, rank: int, *, integer: bool = False) -> str:
-        """Declare an input of float32 (or int64) with `rank` axes of any size."""
-        self._inputs.append(_value_info(name, rank, TensorProto.INT64 if integer else TensorProto.FLOAT))
+    def input(self, name: str, rank: int, *, kind: type = float) -> str:
+        """Declare an input of float32 (or `int`: int64, or `bool`) with `rank` axes of any size."""
+        self._inputs.append(_value_info(name, rank, kind))
         return name
 
     def constant(self, value: NDArray[Any]) -> str:
@@ -55,9 +56,34 @@ class Graph:
         self._nodes.append(helper.make_node("Split", [value], names, axis=axis, num_outputs=parts))
         return names
 
+    def choose(self, condition: str, then: Callable[[Graph], str], otherwise: Callable[[Graph], str]) -> str:
+        """What `then` adds to a graph where a boolean holds, and what `otherwise` does where not. Either may
+        use this graph's values."""
+        name = self._new()
+        branches = {"then_branch": self._inner(then), "else_branch": self._inner(otherwise)}
+        self._nodes.append(helper.make_node("If", [condition], [name], **branches))
+        return name
+
+    def repeat(self, times: str, value: str, step: Callable[[Graph, str, str], str]) -> str:
+        """Change a float32 value `times` times: `step` adds to a graph how, given the index and the value
+        before."""
+        name, index, going, before = (self._new() for _ in range(4))
+        inputs = [_value_info(index, 0, int), _value_info(going, 0, bool), _value_info(before, None)]
+        body = self._inner(lambda graph: step(graph, index, before), inputs, going)
+        self._nodes.append(helper.make_node("Loop", [times, "", value], [name], body=body))
+        return name
+
+    def _inner(self, make: Callable[[Graph], str], inputs: Sequence[Any] = (), going: str = "") -> Any:
+        graph = Graph()
+        graph._numbers = self._numbers
+        outputs = [_value_info(make(graph), None)]
+        if going:
+            outputs.insert(0, _value_info(graph.call("Identity", going), 0, bool))
+        return helper.make_graph(graph._nodes, "inner", inputs, outputs, graph._constants)
+
     def output(self, value: str, rank: int) -> None:
         """Return a float32 value with `rank` axes."""
-        self._outputs.append(_value_info(value, rank, TensorProto.FLOAT))
+        self._outputs.append(_value_info(value, rank))
 
     def load(self, num_threads: int) -> Session:
         """A session that computes the outputs, in the order they were declared."""
@@ -67,8 +93,7 @@ class Graph:
         return Session(model.SerializeToString(), [output.name for output in self._outputs], num_threads)
 
     def _new(self) -> str:
-        self._count += 1
-        return f"v{self._count}"
+        return f"v{next(self._numbers)}"
 
 
 class Session:
@@ -92,5 +117,9 @@ class Session:
         return found
 
 
-def _value_info(name: str, rank: int, kind: int) -> Any:
-    return helper.make_tensor_value_info(name, kind, [f"{name}_{axis}" for axis in range(rank)])
+_KINDS = {float: TensorProto.FLOAT, int: TensorProto.INT64, bool: TensorProto.BOOL}
+
+
+def _value_info(name: str, rank: int | None, kind: type = float) -> Any:
+    shape = None if rank is None else [f"{name}_{axis}" for axis in range(rank)]
+    return helper.make_tensor_value_info(name, _KINDS[kind], shape)
