@@ -1,10 +1,9 @@
 """A causal convolution of three taps over packed rows, as operations of a graph, in two ways.
 
 `ShiftedSums` multiplies every row with all taps and adds up shifted results, by any kind of product.
-`MinimalFiltering` multiplies fewer rows: Winograd's F(3, 3) (Winograd 1980; for networks Lavin & Gray 2015,
-arXiv 1509.09308) gives three outputs of a channel from five products in the place of nine. Inputs and outputs
-pass small constant matrices before and after, the taps once when the graph is built. In exact arithmetic that
-is the same sum; in float32 it differs by a few roundings more.
+`MinimalFiltering` multiplies fewer rows: F(3, 3) (`models.minimal_filtering`) gives three outputs of a
+channel from five products in the place of nine. Inputs and outputs pass small constant matrices before and
+after, the taps once when the graph is built.
 
 The source of rows is [2·S + R, C]: two rows of history for each of S sequences, then the R rows of all of
 them. Index lists, made from the sequences' lengths, keep them apart.
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cadence.models.minimal_filtering import transforms
 from cadence.models.onnx_graph import Graph
 
 __all__ = ["Convolution", "MinimalFiltering", "Product", "ShiftedSums"]
@@ -97,15 +97,15 @@ class MinimalFiltering:
             flat = graph.call("MatMul", graph.constant(matrix), flat)
             return graph.call("Reshape", flat, _numbers(graph, -1, width))
 
-        seen = mixed(_INPUTS, graph.call("Gather", source, "tiles", axis=0), taps.shape[2])
+        seen = mixed(_MATRICES.inputs, graph.call("Gather", source, "tiles", axis=0), taps.shape[2])
         products = []
         for index, part in enumerate(graph.split(seen, _PRODUCTS, axis=0)):
-            share = graph.constant(np.tensordot(_WEIGHTS[index], taps, axes=1).T)
+            share = graph.constant(np.tensordot(_MATRICES.taps[index], taps, axes=1).T)
             product = graph.call("MatMul", part, share)
             if index == _EVERY:
                 product = graph.call("Add", product, graph.constant(bias.detach().numpy()))
             products.append(product)
-        outputs = mixed(_OUTPUTS, graph.call("Concat", *products, axis=0), taps.shape[1])
+        outputs = mixed(_MATRICES.outputs, graph.call("Concat", *products, axis=0), taps.shape[1])
         return graph.call("Gather", outputs, "back", axis=0)
 
 
@@ -118,19 +118,7 @@ _TILE = 3  # outputs
 _PRODUCTS = _TILE + _TAPS - 1
 _POINTS = (0.0, 1.0, -1.0, 0.5)  # and infinity: few, small, with exact powers
 _EVERY = _POINTS.index(1.0)  # whose product is part of every output once: the bias goes there
-
-
-def _powers(count: int) -> NDArray[Any]:
-    """A polynomial of `count` coefficients at the points: [5, count]; at infinity its last coefficient."""
-    finite = [[point**power for power in range(count)] for point in _POINTS]
-    return np.array([*finite, [0.0] * (count - 1) + [1.0]])
-
-
-# Toom and Cook multiply polynomials by their values at five points and interpolate; filtering is that
-# product's transpose (Lavin & Gray 2015, section 4).
-_WEIGHTS = _powers(_TAPS)
-_OUTPUTS = _powers(_TILE).T
-_INPUTS = np.linalg.inv(_powers(_PRODUCTS)).T
+_MATRICES = transforms(_TILE, _TAPS, _POINTS)
 
 
 # ------------------------------------------------------------------ where rows lie

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadence.models.dit_graph import graphs_work
-from cadence.models.hift_bfloat16 import Bfloat16Stage
-from cadence.models.hift_graph import StageGraph
+from cadence.models.hift_bfloat16 import Bfloat16Rows
+from cadence.models.hift_filter import FilteredRows
+from cadence.models.hift_graph import Channels
 from cadence.models.hift_lanes import StageLanes
+from cadence.models.hift_stage import Layout, Stage
 from cadence.models.lanes import Lanes
 from cadence.types import OUTPUT_RATE_HZ
 
@@ -41,6 +43,8 @@ UNVOICED_NOISE = SINE_LEVEL / 3
 VOICED_HZ = 10.0  # a lower pitch means unvoiced
 MAX_MAGNITUDE = 100.0
 LIMIT = 0.99
+
+_MIN_FILTERED = 2048  # numbers in a frame: with fewer, a filter's small products take longer than they save
 
 OVERLAP_FRAMES = 8  # 160 ms of each streamed chunk are rendered again with the next one
 OVERLAP = OVERLAP_FRAMES * FRAME_SAMPLES
@@ -220,24 +224,20 @@ class HiFT(nn.Module):
         self._stages: list[StageLanes] = []  # the stages' residual blocks, for inference
 
     def prepare_inference(self, num_threads: int, *, bfloat16: bool = False) -> None:
-        """Lay the residual blocks out for a CPU; later weights are not seen.
-
-        ONNX Runtime computes them where it can, exactly. With `bfloat16` torch does, and what their
-        convolutions multiply is rounded.
-        """
+        """Lay the residual blocks out for a CPU; later weights are not seen. With `bfloat16` what their
+        convolutions multiply is rounded."""
         weight = self.conv_pre.weight
-        if weight.device.type != "cpu" or weight.dtype != torch.float32 or not (bfloat16 or graphs_work()):
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
             return
-        lanes = Lanes(num_threads)
-
-        def stage(source: nn.Module, branches: list[nn.Module]) -> StageLanes:
+        lanes, self._stages = Lanes(num_threads), []
+        for i, (source, branches) in enumerate(zip(self.source_resblocks, self._branches(), strict=True)):
+            channels = self.config.base_channels >> (i + 1)
+            layout: Layout = FilteredRows()
             if bfloat16:
-                return StageLanes(Bfloat16Stage(source, branches), source, branches, lanes)
-            return StageLanes(StageGraph(source, branches, lanes.threads_each), source, branches, lanes)
-
-        self._stages = [
-            stage(*blocks) for blocks in zip(self.source_resblocks, self._branches(), strict=True)
-        ]
+                layout = Bfloat16Rows()
+            elif channels * math.prod(UP_RATES[: i + 1]) < _MIN_FILTERED and graphs_work():
+                layout = Channels(lanes.threads_each)
+            self._stages.append(StageLanes(Stage(source, branches, layout), source, branches, lanes))
 
     def _branches(self) -> list[list[nn.Module]]:
         n = len(self.config.kernels)
