@@ -1,9 +1,10 @@
 """A causal convolution of three taps over packed rows, as operations of a graph, in two ways.
 
 `ShiftedSums` multiplies every row with all taps and adds up shifted results, by any kind of product.
-`MinimalFiltering` multiplies fewer rows: F(3, 3) (`models.minimal_filtering`) gives three outputs of a
-channel from five products in the place of nine. Inputs and outputs pass small constant matrices before and
-after, the taps once when the graph is built.
+`MinimalFiltering` multiplies fewer rows: F(2, 3) (`models.minimal_filtering`) gives two outputs of a channel
+from four products in the place of six. Inputs and outputs pass small constant matrices before and after, the
+taps once when the graph is built. F(3, 3) multiplies less and has more weights to read, which is what the few
+rows of a first chunk wait for.
 
 The source of rows is [2·S + R, C]: two rows of history for each of S sequences, then the R rows of all of
 them. Index lists, made from the sequences' lengths, keep them apart.
@@ -75,7 +76,7 @@ class ShiftedSums:
 
 
 class MinimalFiltering:
-    """Three outputs of a sequence at a time, by five products of a row each."""
+    """Two outputs of a sequence at a time, by four products of a row each."""
 
     def declare(self, graph: Graph) -> None:
         """The tiles' inputs, and where the outputs lie."""
@@ -83,8 +84,8 @@ class MinimalFiltering:
         graph.input("back", 1, kind=int)
 
     def indices(self, shape: tuple[int, ...]) -> Indices:
-        """`tiles` [5, N] are the rows that each tile of three outputs sees, `back` [R] brings the outputs
-        from [3·N] into order."""
+        """`tiles` [4, N] are the rows that each tile of two outputs sees, `back` [R] brings the outputs
+        from [2·N] into order."""
         return _tiling(shape)
 
     def __call__(self, graph: Graph, source: str, weight: Tensor, bias: Tensor) -> str:
@@ -113,10 +114,10 @@ def _numbers(graph: Graph, *values: int) -> str:
     return graph.constant(np.array(values, np.int64))
 
 
-# ------------------------------------------------------------------ F(3, 3)
-_TILE = 3  # outputs
+# ------------------------------------------------------------------ F(2, 3)
+_TILE = 2  # outputs
 _PRODUCTS = _TILE + _TAPS - 1
-_POINTS = (0.0, 1.0, -1.0, 0.5)  # and infinity: few, small, with exact powers
+_POINTS = (0.0, 1.0, -1.0)  # and infinity
 _EVERY = _POINTS.index(1.0)  # whose product is part of every output once: the bias goes there
 _MATRICES = transforms(_TILE, _TAPS, _POINTS)
 
