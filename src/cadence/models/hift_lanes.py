@@ -18,7 +18,7 @@ from cadence.models.lanes import Lanes
 
 __all__ = ["StageLanes"]
 
-_MAX_SHARE = 0.8  # of the signal in one lane, the edges that it computes twice included
+_MAX_SHARE = 0.7  # of the signal in one lane, the edges that it computes twice included
 
 
 class StageLanes:
