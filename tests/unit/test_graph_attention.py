@@ -17,17 +17,21 @@ HEADS, DIM, DEPTH = 3, 8, 2
 
 
 def attended(
-    slots: int, counts: list[int], pasts: list[list[Tensor]], rows: list[list[Tensor]]
+    slots: int,
+    counts: list[int],
+    pasts: list[list[Tensor]],
+    rows: list[list[Tensor]],
+    dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
     """Of each layer, [R, heads · d]; `rows` are queries, keys and values [R, heads, d] of each."""
     graph = Graph()
-    attention = GraphAttention(graph, slots, HEADS, DIM)
+    attention = GraphAttention(graph, slots, HEADS, DIM, dtype)
     inputs = {}
     for layer in range(DEPTH):
         names = [graph.input(f"{kind}_{layer}", 3) for kind in "qkv"]
         inputs |= {name: part.numpy() for name, part in zip(names, rows[layer], strict=True)}
         graph.output(attention(*names), 2)
-    inputs |= attention.inputs(counts, [[run.numpy() for run in runs] for runs in pasts])
+    inputs |= attention.inputs(counts, pasts)
     return [torch.from_numpy(found) for found in graph.load(1)(inputs)]
 
 
@@ -69,13 +73,31 @@ def test_each_sequence_attends_to_itself_and_to_its_past(
         assert torch.allclose(found, expected(counts, pasts, rows, layer), atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("slots", "counts"), [(1, [6]), (1, [4, 9])])  # where it lies, and in turn
+def test_a_past_of_16_bits_is_multiplied_in_float32(
+    slots: int, counts: list[int], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(4)
+    pasts = [[torch.randn(DEPTH, 2, n, HEADS, DIM).to(dtype) for n in (5, 11)] for _ in counts]
+    rows = [[torch.randn(sum(counts), HEADS, DIM) for _ in range(3)] for _ in range(DEPTH)]
+    wide = [[run.float() for run in runs] for runs in pasts]
+    for layer, found in enumerate(attended(slots, counts, pasts, rows, dtype)):
+        assert torch.allclose(found, expected(counts, wide, rows, layer), atol=1e-5)
+    # Wider ones are never rounded on the way, narrower ones fit.
+    with pytest.raises(ValueError, match="float32"):
+        attended(slots, counts, wide, rows, dtype)
+    for layer, found in enumerate(attended(slots, counts, pasts, rows)):
+        assert torch.allclose(found, expected(counts, wide, rows, layer), atol=1e-5)
+
+
 def test_one_streams_past_is_not_copied() -> None:
     graph = Graph()
-    attention = GraphAttention(graph, 2, HEADS, DIM)
+    attention = GraphAttention(graph, 2, HEADS, DIM, torch.float32)
     attention(*(graph.input(f"{kind}_0", 3) for kind in "qkv"))
-    store = np.zeros((1, 2, 2, 40, HEADS, DIM), np.float32)
+    store = torch.zeros(1, 2, 2, 40, HEADS, DIM)
     pasts = [[store[:, :, group, :11], store[:, :, group, 20:]] for group in range(2)]
     inputs = attention.inputs([6, 6], pasts)
     read = [part for name, part in inputs.items() if name.startswith("past_0") and part.size]
     assert len(read) == 8 and sum(part.size for part in read) == 2 * 2 * 31 * HEADS * DIM
-    assert all(np.shares_memory(part, store) and part.flags.c_contiguous for part in read)
+    assert all(np.shares_memory(part, store.numpy()) and part.flags.c_contiguous for part in read)

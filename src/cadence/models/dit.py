@@ -208,9 +208,17 @@ class DiT(nn.Module):
         total = F.linear(mu, weights[0], self.in_proj.bias) + F.linear(speaker, weights[1])
         return total + F.linear(condition, weights[2])
 
-    def load_graph(self, num_threads: int, kernels: Kernels = EXACT, *, slots: int = 1) -> list[nn.Module]:
+    def load_graph(
+        self,
+        num_threads: int,
+        kernels: Kernels = EXACT,
+        *,
+        slots: int = 1,
+        past: torch.dtype = torch.float32,
+    ) -> list[nn.Module]:
         """Let ONNX Runtime compute the blocks where it can: float32 weights on a CPU. It does not see later
-        weights. `slots` sequences of one length are what it is fastest with.
+        weights. `slots` sequences of one length are what it is fastest with, their past kept in the dtype
+        `past`.
 
         Returns:
             The layers whose weights are not read any more unless gradients are wanted.
@@ -219,7 +227,9 @@ class DiT(nn.Module):
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not graphs_work():
             return []
         blocks = [block for block in self.blocks if isinstance(block, _Block)]
-        self.graph = DiTGraph([block.weights() for block in blocks], num_threads, kernels, slots)
+        self.graph = DiTGraph(
+            [block.weights() for block in blocks], num_threads, kernels, slots=slots, past=past
+        )
         return [module for block in blocks for module in block.modules()]
 
     def _input_weights(self) -> tuple[Tensor, ...]:

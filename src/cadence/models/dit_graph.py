@@ -61,11 +61,17 @@ class DiTGraph:
     """The blocks of a DiT. Float32 on a CPU; safe to share between streams and threads."""
 
     def __init__(
-        self, blocks: Sequence[BlockWeights], num_threads: int, kernels: Kernels, slots: int
+        self,
+        blocks: Sequence[BlockWeights],
+        num_threads: int,
+        kernels: Kernels,
+        *,
+        slots: int = 1,
+        past: torch.dtype = torch.float32,
     ) -> None:
-        """`slots` sequences of equal length are what is computed most: see `GraphAttention`."""
+        """`slots` and `past` are for `GraphAttention`."""
         graph = Graph()
-        self._attention = GraphAttention(graph, slots, blocks[0].num_heads, blocks[0].head_dim)
+        self._attention = GraphAttention(graph, slots, blocks[0].num_heads, blocks[0].head_dim, past)
         self._indices, self._depth = kernels.convolution.indices, len(blocks)
         x, modulation, history = graph.input("x", 2), graph.input("modulation", 2), graph.input("history", 3)
         graph.input("tail", 1, kind=int)
@@ -73,10 +79,10 @@ class DiTGraph:
         tails, fresh = [], []
         for layer, block in enumerate(blocks):
             parts = {name: _at(graph, modulation, len(_PARTS) * layer + i) for i, name in enumerate(_PARTS)}
-            past = [_at(graph, history, 2 * layer + conv) for conv in range(2)]
+            before = [_at(graph, history, 2 * layer + conv) for conv in range(2)]
             piece = _Piece(graph, block, parts, kernels)
             projected = piece.before(x)
-            x, kept = piece.after(x, self._attention(*projected), past)
+            x, kept = piece.after(x, self._attention(*projected), before)
             tails += kept
             fresh += projected[1:]
         axis = graph.constant(np.array([0], np.int64))
@@ -108,7 +114,7 @@ class DiTGraph:
         pasts = []
         for span, memory in zip(spans, memories, strict=True):
             runs = memory.past()
-            pasts += [[run[:, :, group].numpy() for run in runs] for group in range(span.groups)]
+            pasts += [[run[:, :, group] for run in runs] for group in range(span.groups)]
         inputs = {"x": x.numpy(), "modulation": modulation.flatten(0, 1).numpy(), "history": history.numpy()}
         inputs |= self._indices(counts) | _tails(counts) | self._attention.inputs(counts, pasts)
         rows, tails, *fresh = (torch.from_numpy(part) for part in self._session(inputs))

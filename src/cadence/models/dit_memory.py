@@ -46,7 +46,7 @@ class StepMemory(DiTMemory, Protocol):
     is to be kept."""
 
     def past(self) -> Sequence[Tensor]:
-        """Keys and values of the past frames, in runs [depth, 2, G, n, heads, d] in any order, float32."""
+        """Keys and values of the past frames, in runs [depth, 2, G, n, heads, d] in any order."""
         ...
 
     def recall(self, depth: int, groups: int, like: Tensor) -> Tensor:

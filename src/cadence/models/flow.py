@@ -109,18 +109,25 @@ class Flow(nn.Module):
         velocities = self.estimator(pack(list(noisy)), self.estimator.project(*inputs), modulation, spans)
         return unpack(velocities, lengths), mus
 
-    def prepare_inference(self, num_threads: int | None = None, *, int8: bool = False) -> Flow:
+    def prepare_inference(
+        self, num_threads: int | None = None, *, int8: bool = False, cache: torch.dtype | None = None
+    ) -> Flow:
         """Lay weights out for speed and freeze; values and names stay.
 
         `num_threads` are those of ONNX Runtime and of the estimator's lanes, None = as many as torch has now.
-        `int8` rounds what the estimator's blocks multiply.
+        `int8` rounds what the estimator's blocks multiply. Streams are to keep keys and values in the dtype
+        `cache` (None: float32).
         """
         on_cpu = self.encoder_proj.weight.device.type == "cpu"
         lanes = self.config.groups if on_cpu else 1
         self.lanes = Lanes(num_threads or torch.get_num_threads(), lanes)
         slots = self.config.groups // self.lanes.count  # one stream's guided and unguided rows
         kernels = INT8 if int8 else EXACT
-        in_graphs = set(self.estimator.load_graph(self.lanes.threads_each, kernels, slots=slots))
+        in_graphs = set(
+            self.estimator.load_graph(
+                self.lanes.threads_each, kernels, slots=slots, past=cache or torch.float32
+            )
+        )
         for module in self.modules():
             if isinstance(module, RowConv | Linear) and module not in in_graphs:
                 module.pack()
@@ -142,9 +149,10 @@ def load_flow(
     dtype: torch.dtype = torch.float32,
     int8: bool = False,
     num_threads: int | None = None,
+    cache: torch.dtype | None = None,
 ) -> Flow:
     """Load `flow.yaml` and `flow.pt` from a checkpoint's token2wav folder; `int8` rounds the DiT's weights,
-    `num_threads` is for `Flow.prepare_inference`.
+    `num_threads` and `cache` are for `Flow.prepare_inference`.
 
     Raises:
         CheckpointError: a file is missing, foreign, or does not fit the other.
@@ -158,4 +166,4 @@ def load_flow(
     if int8:
         works = graphs_work() and int8_graphs_work()
         require_int8(torch.device(device), dtype, "token2wav.flow_weights", works=works)
-    return flow.prepare_inference(num_threads, int8=int8)
+    return flow.prepare_inference(num_threads, int8=int8, cache=cache)

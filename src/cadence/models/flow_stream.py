@@ -301,7 +301,7 @@ class StreamMemory:
         runs = [self._own[:, :, :, first:stop] for first, stop in self._plan.past_runs]
         if self._prompt is not None:
             runs += [self._prompt[:, :, :, first:stop] for first, stop in self._plan.prompt_runs]
-        return [run.to(self._conv) for run in runs]
+        return runs
 
     def precede(self, layer: int, conv: int, rows: Tensor) -> Tensor:
         """Rows with the stream's last two in front."""

@@ -12,9 +12,10 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from cadence.models.onnx_graph import Graph
+from cadence.models.onnx_graph import Graph, as_input, bfloat16
 
 __all__ = ["RUNS", "GraphAttention"]
 
@@ -22,15 +23,15 @@ RUNS = 3  # a stream's own frames around those that it writes, and its voice's
 
 _FEW_ROWS = 128  # up to so many, two products with the scores between them beat the fused kernel
 
-Arrays = dict[str, NDArray[Any]]
-
 
 class GraphAttention:
     """softmax(q·kᵀ / √d)·v without a mask in every layer of a graph: call it once a layer, in order."""
 
-    def __init__(self, graph: Graph, slots: int, heads: int, head_dim: int) -> None:
-        """Declares the inputs that do not belong to one layer."""
+    def __init__(self, graph: Graph, slots: int, heads: int, head_dim: int, past: torch.dtype) -> None:
+        """Declares the inputs that do not belong to one layer. Past keys and values come in the dtype `past`;
+        they are multiplied in float32."""
         self._graph, self._slots, self._heads, self._dim = graph, slots, heads, head_dim
+        self._past = past
         self._layers: list[list[list[list[str]]]] = []  # names by layer, keys or values, slot and run
         for name in ("direct", "few"):
             graph.input(name, 0, kind=bool)
@@ -42,7 +43,10 @@ class GraphAttention:
         layer = len(self._layers)
         past = [
             [
-                [self._graph.input(f"past_{layer}_{kind}_{slot}_{run}", 3) for run in range(RUNS)]
+                [
+                    self._graph.input(f"past_{layer}_{kind}_{slot}_{run}", 3, kind=self._past)
+                    for run in range(RUNS)
+                ]
                 for slot in range(self._slots)
             ]
             for kind in range(2)
@@ -53,9 +57,7 @@ class GraphAttention:
             parts = [_cut(graph, rows, self._slots) for rows in (queries, keys, values)]
             found = []
             for slot, (own, *new) in enumerate(zip(*parts, strict=True)):
-                joined = [
-                    graph.call("Concat", *kind[slot], n, axis=0) for kind, n in zip(past, new, strict=True)
-                ]
+                joined = [self._joined(graph, kind[slot], n) for kind, n in zip(past, new, strict=True)]
                 found.append(self._attend(graph, own, *joined))
             return graph.call("Concat", *found, axis=0)
 
@@ -73,7 +75,7 @@ class GraphAttention:
                 rows, frames = bounds("row_ends"), bounds("past_ends")
                 own, *new = (inner.call("Slice", part, *rows, axis) for part in (queries, keys, values))
                 joined = [
-                    inner.call("Concat", inner.call("Slice", kind[0][0], *frames, axis), n, axis=0)
+                    self._joined(inner, [inner.call("Slice", kind[0][0], *frames, axis)], n)
                     for kind, n in zip(past, new, strict=True)
                 ]
                 return inner.call("Concat", before, self._attend(inner, own, *joined), axis=0)
@@ -83,19 +85,22 @@ class GraphAttention:
         # A branch's result has no known rank, and products are only joined with their bias where it is 2.
         return self._flat(self._graph, self._graph.choose("direct", direct, in_turn))
 
-    def inputs(self, counts: Sequence[int], pasts: Sequence[Sequence[NDArray[Any]]]) -> Arrays:
+    def inputs(self, counts: Sequence[int], pasts: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
         """The graph's inputs for sequences of so many rows and their past: runs [depth, 2, n, heads, d] each,
         in any order."""
         direct = len(counts) == self._slots and len(set(counts)) == 1
         lengths = [sum(run.shape[2] for run in runs) for runs in pasts]
-        found: Arrays = {
+        found: dict[str, Any] = {
             "direct": np.array(direct),
             "few": np.array(max(counts) <= _FEW_ROWS),
             "row_ends": np.array([0, *accumulate(counts)], np.int64),
             "past_ends": np.array([0, *accumulate(lengths)], np.int64),
         }
-        nothing = np.empty((len(self._layers), 2, 0, self._heads, self._dim), np.float32)
-        slots = list(pasts) if direct else [[run for runs in pasts for run in runs]]
+        sizes = (len(self._layers), 2, 0, self._heads, self._dim)
+        nothing = as_input(torch.empty(sizes, dtype=self._past))
+        arrays = [[as_input(self._widened(run)) for run in runs] for runs in pasts]
+        slots = arrays if direct else [[run for runs in arrays for run in runs]]
+        wrapped = bfloat16 if self._past == torch.bfloat16 else np.asarray
         limit = RUNS if direct else 1
         for slot in range(self._slots):
             runs = list(slots[slot]) if slot < len(slots) else []
@@ -105,8 +110,18 @@ class GraphAttention:
             for layer, names in enumerate(self._layers):
                 for kind in range(2):
                     for name, run in zip(names[kind][slot], runs, strict=True):
-                        found[name] = run[layer, kind]
+                        found[name] = wrapped(run[layer, kind])
         return found
+
+    def _widened(self, run: Tensor) -> Tensor:
+        if run.dtype != self._past != torch.float32:
+            raise ValueError(f"Past keys and values are to be {self._past}, found {run.dtype}.")
+        return run.to(self._past)
+
+    def _joined(self, graph: Graph, past: Sequence[str], new: str) -> str:
+        if self._past != torch.float32:
+            past = [graph.widened(run) for run in past]
+        return graph.call("Concat", *past, new, axis=0)
 
     def _attend(self, graph: Graph, queries: str, keys: str, values: str) -> str:
         """[n, heads, d] and twice [L, heads, d] to [n, heads · d]."""

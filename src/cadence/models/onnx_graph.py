@@ -12,11 +12,23 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
-__all__ = ["Graph", "Session"]
+__all__ = ["Graph", "Kind", "Session", "as_input", "bfloat16"]
 
+Kind = type | torch.dtype  # of a graph's inputs
+
+_KINDS: dict[Kind, int] = {
+    float: TensorProto.FLOAT,
+    int: TensorProto.INT64,
+    bool: TensorProto.BOOL,
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+}
 _OPSET, _IR_VERSION = 20, 9  # the first with Gelu; read by onnxruntime 1.17 and later
 
 
@@ -32,8 +44,8 @@ class Graph:
         self._outputs: list[Any] = []
         self._numbers = count(1)  # of names, which a graph and those inside of it share
 
-    def input(self, name: str, rank: int, *, kind: type = float) -> str:
-        """Declare an input of float32 (or `int`: int64, or `bool`) with `rank` axes of any size."""
+    def input(self, name: str, rank: int, *, kind: Kind = float) -> str:
+        """Declare an input of float32 (or `int`: int64, `bool`, or 16 bits) with `rank` axes of any size."""
         self._inputs.append(_value_info(name, rank, kind))
         return name
 
@@ -81,6 +93,10 @@ class Graph:
             outputs.insert(0, _value_info(graph.call("Identity", going), 0, bool))
         return helper.make_graph(graph._nodes, "inner", inputs, outputs, graph._constants)
 
+    def widened(self, value: str) -> str:
+        """A value of 16 bits as float32."""
+        return self.call("Cast", value, to=TensorProto.FLOAT)
+
     def output(self, value: str, rank: int) -> None:
         """Return a float32 value with `rank` axes."""
         self._outputs.append(_value_info(value, rank))
@@ -111,15 +127,25 @@ class Session:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._outputs = list(outputs)
 
-    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for inputs by name; inputs are read where they lie."""
+    def __call__(self, inputs: Mapping[str, Any]) -> list[NDArray[Any]]:
+        """The outputs for inputs by name, arrays or `bfloat16`; inputs are read where they lie."""
         found: list[NDArray[Any]] = self._session.run(self._outputs, dict(inputs))
         return found
 
 
-_KINDS = {float: TensorProto.FLOAT, int: TensorProto.INT64, bool: TensorProto.BOOL}
+def as_input(tensor: Tensor) -> NDArray[Any]:
+    """A tensor on a CPU as numpy sees it where it lies; bfloat16, which numpy has not, by its bits."""
+    bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    array: NDArray[Any] = bits.numpy()
+    return array
 
 
-def _value_info(name: str, rank: int | None, kind: type = float) -> Any:
+def bfloat16(bits: NDArray[Any]) -> Any:
+    """An input of bfloat16 from its bits [int16, contiguous], where they lie."""
+    kind = TensorProto.BFLOAT16
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits.view(np.uint16), kind)
+
+
+def _value_info(name: str, rank: int | None, kind: Kind = float) -> Any:
     shape = None if rank is None else [f"{name}_{axis}" for axis in range(rank)]
     return helper.make_tensor_value_info(name, _KINDS[kind], shape)

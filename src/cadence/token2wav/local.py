@@ -175,6 +175,7 @@ def load_runner(root: Path, config: Token2WavConfig, *, progress: Progress | Non
         dtype=dtype,
         int8=config.flow_weights == "int8",
         num_threads=config.threads,
+        cache=_CACHES[config.flow_cache],
     )
     check_schedule(config.schedule, lookahead=flow.config.encoder.lookahead)
     noise = NoiseStrip(flow.config.mel_dim, seed=config.noise_seed, device=device)
