@@ -40,7 +40,7 @@ class Remembering(NoDiTMemory):
         self.kept = rows.clone()
 
 
-@pytest.mark.parametrize("frames", [(7,), (5, 1, 4)])
+@pytest.mark.parametrize("frames", [(7,), (5, 1, 4), (3, 2, 4, 1, 5, 2)])  # the last in two portions
 @torch.inference_mode()
 def test_graphs_give_what_the_layers_give(frames: tuple[int, ...]) -> None:
     with torch.inference_mode(False):

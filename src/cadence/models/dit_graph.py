@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, StepMemory
-from cadence.models.graph_attention import GraphAttention
+from cadence.models.graph_attention import MAX_SEQUENCES, GraphAttention
 from cadence.models.graph_conv import Convolution, MinimalFiltering, Product
 from cadence.models.onnx_graph import Graph
-from cadence.models.rows import unpack
+from cadence.models.rows import pack, unpack
 
 __all__ = ["EXACT", "BlockWeights", "DiTGraph", "Kernels", "graphs_work", "mish", "plain_linear"]
 
@@ -106,6 +107,16 @@ class DiTGraph:
         Returns:
             [R, C].
         """
+        sizes = [span.groups * span.frames for span in spans]
+        found = [
+            self._run(pack(unpack(x, sizes)[part]), modulation, spans[part], memories[part])
+            for part in _portions([span.groups for span in spans])
+        ]
+        return pack(found)
+
+    def _run(
+        self, x: Tensor, modulation: Tensor, spans: Sequence[DiTSpan], memories: Sequence[StepMemory]
+    ) -> Tensor:
         counts = tuple(span.frames for span in spans for _ in range(span.groups))
         recalled = [
             memory.recall(self._depth, span.groups, x) for span, memory in zip(spans, memories, strict=True)
@@ -125,6 +136,17 @@ class DiTGraph:
         for span, memory, last, parts in zip(spans, memories, kept, new, strict=True):
             memory.retain(last, [part.unflatten(0, (span.groups, span.frames)) for part in parts])
         return rows
+
+
+def _portions(groups: Sequence[int]) -> list[slice]:
+    """Runs of spans with so many sequences each, no run with more than attention takes."""
+    cuts, count = [0], 0
+    for index, more in enumerate(groups):
+        if count + more > MAX_SEQUENCES:
+            cuts.append(index)
+            count = 0
+        count += more
+    return [slice(*cut) for cut in pairwise([*cuts, len(groups)])]
 
 
 def _at(graph: Graph, values: str, index: int) -> str:

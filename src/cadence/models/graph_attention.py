@@ -1,8 +1,8 @@
 """Attention over packed rows, and over keys and values from before them, as operations of a graph.
 
-Several sequences' rows lie side by side; each attends to itself and to its own past. The graph knows two ways
-to take them apart: `slots` sequences of equal length, whose past is read where it lies, in up to `RUNS` runs
-of frames each; and any number of any lengths one after the other, their past in one piece.
+Several sequences' rows lie side by side; each attends to itself and to its own past, which is read where it
+lies, in a few runs of frames. The graph knows two ways to take rows apart: into `slots` sequences of equal
+length, and into up to `MAX_SEQUENCES` of any lengths.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from cadence.models.onnx_graph import Graph, as_input, bfloat16
 
-__all__ = ["RUNS", "GraphAttention"]
+__all__ = ["MAX_SEQUENCES", "RUNS", "GraphAttention"]
 
+MAX_SEQUENCES = 8  # four streams with guidance: at so many rows, more of them gain nothing
 RUNS = 3  # a stream's own frames around those that it writes, and its voice's
 
 _FEW_ROWS = 128  # up to so many, two products with the scores between them beat the fused kernel
@@ -32,84 +33,80 @@ class GraphAttention:
         they are multiplied in float32."""
         self._graph, self._slots, self._heads, self._dim = graph, slots, heads, head_dim
         self._past = past
-        self._layers: list[list[list[list[str]]]] = []  # names by layer, keys or values, slot and run
-        for name in ("direct", "few"):
+        self._layers: list[list[list[list[str]]]] = []  # names by layer, keys or values, sequence and run
+        for name in ("alike", "few"):
             graph.input(name, 0, kind=bool)
-        for name in ("row_ends", "past_ends"):
-            graph.input(name, 1, kind=int)
+        graph.input("ends", 1, kind=int)
 
     def __call__(self, queries: str, keys: str, values: str) -> str:
         """Rows [R, heads, d] to [R, heads · d]."""
-        layer = len(self._layers)
+        layer, shape = len(self._layers), (0, self._heads, self._dim)
         past = [
             [
                 [
-                    self._graph.input(f"past_{layer}_{kind}_{slot}_{run}", 3, kind=self._past)
+                    self._graph.optional(f"past_{layer}_{kind}_{place}_{run}", shape, kind=self._past)
                     for run in range(RUNS)
                 ]
-                for slot in range(self._slots)
+                for place in range(MAX_SEQUENCES)
             ]
             for kind in range(2)
         ]
         self._layers.append(past)
 
-        def direct(graph: Graph) -> str:
+        def sequence(graph: Graph, place: int, own: str, new: Sequence[str]) -> str:
+            seen = []
+            for kind, rows in zip(past, new, strict=True):
+                runs = [graph.widened(run) if self._past != torch.float32 else run for run in kind[place]]
+                seen.append(graph.call("Concat", *runs, rows, axis=0))
+            return self._attend(graph, own, *seen)
+
+        def alike(graph: Graph) -> str:
             parts = [_cut(graph, rows, self._slots) for rows in (queries, keys, values)]
-            found = []
-            for slot, (own, *new) in enumerate(zip(*parts, strict=True)):
-                joined = [self._joined(graph, kind[slot], n) for kind, n in zip(past, new, strict=True)]
-                found.append(self._attend(graph, own, *joined))
+            found = [
+                sequence(graph, place, own, new) for place, (own, *new) in enumerate(zip(*parts, strict=True))
+            ]
             return graph.call("Concat", *found, axis=0)
 
-        def in_turn(graph: Graph) -> str:
-            nothing = graph.constant(np.zeros((0, self._heads * self._dim), np.float32))
-            axis = graph.constant(np.array([0], np.int64))
-            times = graph.call("Sub", graph.call("Size", "row_ends"), graph.constant(np.array(1, np.int64)))
+        def any_lengths(graph: Graph) -> str:
+            count = graph.call("Size", "ends")
 
-            def one(inner: Graph, index: str, before: str) -> str:
-                def bounds(ends: str) -> tuple[str, str]:
-                    first = inner.call("Unsqueeze", index, axis)
-                    after = inner.call("Add", first, inner.constant(np.array([1], np.int64)))
-                    return inner.call("Gather", ends, first), inner.call("Gather", ends, after)
+            def part(place: int) -> str:
+                def present(inner: Graph) -> str:
+                    bounds = [inner.constant(np.array([place + i], np.int64)) for i in range(2)]
+                    first, stop = (inner.call("Gather", "ends", at) for at in bounds)
+                    axis = inner.constant(np.array([0], np.int64))
+                    own, *new = (
+                        inner.call("Slice", rows, first, stop, axis) for rows in (queries, keys, values)
+                    )
+                    return sequence(inner, place, own, new)
 
-                rows, frames = bounds("row_ends"), bounds("past_ends")
-                own, *new = (inner.call("Slice", part, *rows, axis) for part in (queries, keys, values))
-                joined = [
-                    self._joined(inner, [inner.call("Slice", kind[0][0], *frames, axis)], n)
-                    for kind, n in zip(past, new, strict=True)
-                ]
-                return inner.call("Concat", before, self._attend(inner, own, *joined), axis=0)
+                def absent(inner: Graph) -> str:
+                    return inner.constant(np.zeros((0, self._heads * self._dim), np.float32))
 
-            return graph.repeat(times, nothing, one)
+                limit = graph.constant(np.array(place + 1, np.int64))
+                return graph.choose(graph.call("Greater", count, limit), present, absent)
+
+            return graph.call("Concat", *map(part, range(MAX_SEQUENCES)), axis=0)
 
         # A branch's result has no known rank, and products are only joined with their bias where it is 2.
-        return self._flat(self._graph, self._graph.choose("direct", direct, in_turn))
+        return self._flat(self._graph, self._graph.choose("alike", alike, any_lengths))
 
     def inputs(self, counts: Sequence[int], pasts: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
-        """The graph's inputs for sequences of so many rows and their past: runs [depth, 2, n, heads, d] each,
-        in any order."""
-        direct = len(counts) == self._slots and len(set(counts)) == 1
-        lengths = [sum(run.shape[2] for run in runs) for runs in pasts]
+        """The graph's inputs for up to `MAX_SEQUENCES` sequences of so many rows and their past: runs
+        [depth, 2, n, heads, d] each, in any order."""
         found: dict[str, Any] = {
-            "direct": np.array(direct),
+            "alike": np.array(len(counts) == self._slots and len(set(counts)) == 1),
             "few": np.array(max(counts) <= _FEW_ROWS),
-            "row_ends": np.array([0, *accumulate(counts)], np.int64),
-            "past_ends": np.array([0, *accumulate(lengths)], np.int64),
+            "ends": np.array([0, *accumulate(counts)], np.int64),
         }
-        sizes = (len(self._layers), 2, 0, self._heads, self._dim)
-        nothing = as_input(torch.empty(sizes, dtype=self._past))
-        arrays = [[as_input(self._widened(run)) for run in runs] for runs in pasts]
-        slots = arrays if direct else [[run for runs in arrays for run in runs]]
         wrapped = bfloat16 if self._past == torch.bfloat16 else np.asarray
-        limit = RUNS if direct else 1
-        for slot in range(self._slots):
-            runs = list(slots[slot]) if slot < len(slots) else []
-            if len(runs) > limit:
-                runs[limit - 1 :] = [np.concatenate(runs[limit - 1 :], axis=2)]
-            runs += [nothing] * (RUNS - len(runs))
+        for place, tensors in enumerate(pasts):
+            runs = [as_input(self._widened(run)) for run in tensors]
+            if len(runs) > RUNS:
+                runs[RUNS - 1 :] = [np.concatenate(runs[RUNS - 1 :], axis=2)]
             for layer, names in enumerate(self._layers):
                 for kind in range(2):
-                    for name, run in zip(names[kind][slot], runs, strict=True):
+                    for name, run in zip(names[kind][place], runs, strict=False):
                         found[name] = wrapped(run[layer, kind])
         return found
 
@@ -117,11 +114,6 @@ class GraphAttention:
         if run.dtype != self._past != torch.float32:
             raise ValueError(f"Past keys and values are to be {self._past}, found {run.dtype}.")
         return run.to(self._past)
-
-    def _joined(self, graph: Graph, past: Sequence[str], new: str) -> str:
-        if self._past != torch.float32:
-            past = [graph.widened(run) for run in past]
-        return graph.call("Concat", *past, new, axis=0)
 
     def _attend(self, graph: Graph, queries: str, keys: str, values: str) -> str:
         """[n, heads, d] and twice [L, heads, d] to [n, heads · d]."""

@@ -49,6 +49,11 @@ class Graph:
         self._inputs.append(_value_info(name, rank, kind))
         return name
 
+    def optional(self, name: str, shape: Sequence[int], *, kind: Kind = float) -> str:
+        """Declare an input that is `shape`, of no elements, unless it is given."""
+        self._constants.append(helper.make_tensor(name, _KINDS[kind], shape, []))
+        return self.input(name, len(shape), kind=kind)
+
     def constant(self, value: NDArray[Any]) -> str:
         """A tensor that never changes, of float32 or integers; products pack it when the graph is loaded."""
         name = self._new()
@@ -76,22 +81,11 @@ class Graph:
         self._nodes.append(helper.make_node("If", [condition], [name], **branches))
         return name
 
-    def repeat(self, times: str, value: str, step: Callable[[Graph, str, str], str]) -> str:
-        """Change a float32 value `times` times: `step` adds to a graph how, given the index and the value
-        before."""
-        name, index, going, before = (self._new() for _ in range(4))
-        inputs = [_value_info(index, 0, int), _value_info(going, 0, bool), _value_info(before, None)]
-        body = self._inner(lambda graph: step(graph, index, before), inputs, going)
-        self._nodes.append(helper.make_node("Loop", [times, "", value], [name], body=body))
-        return name
-
-    def _inner(self, make: Callable[[Graph], str], inputs: Sequence[Any] = (), going: str = "") -> Any:
+    def _inner(self, make: Callable[[Graph], str]) -> Any:
         graph = Graph()
         graph._numbers = self._numbers
         outputs = [_value_info(make(graph), None)]
-        if going:
-            outputs.insert(0, _value_info(graph.call("Identity", going), 0, bool))
-        return helper.make_graph(graph._nodes, "inner", inputs, outputs, graph._constants)
+        return helper.make_graph(graph._nodes, "inner", [], outputs, graph._constants)
 
     def widened(self, value: str) -> str:
         """A value of 16 bits as float32."""
