@@ -29,6 +29,7 @@ _KINDS: dict[Kind, int] = {
     torch.float16: TensorProto.FLOAT16,
     torch.bfloat16: TensorProto.BFLOAT16,
 }
+_LARGE = 4096  # bytes
 _OPSET, _IR_VERSION = 20, 9  # the first with Gelu; read by onnxruntime 1.17 and later
 
 
@@ -40,6 +41,7 @@ class Graph:
     def __init__(self) -> None:
         self._inputs: list[Any] = []
         self._constants: list[Any] = []
+        self._large: dict[str, Any] = {}  # constants beside the serialised graph, which would copy them
         self._nodes: list[Any] = []
         self._outputs: list[Any] = []
         self._numbers = count(1)  # of names, which a graph and those inside of it share
@@ -57,8 +59,15 @@ class Graph:
     def constant(self, value: NDArray[Any]) -> str:
         """A tensor that never changes, of float32 or integers; products pack it when the graph is loaded."""
         name = self._new()
-        array = value if value.dtype.kind in "iu" else np.ascontiguousarray(value, dtype=np.float32)
-        self._constants.append(numpy_helper.from_array(array, name))
+        array = np.ascontiguousarray(value, dtype=None if value.dtype.kind in "iu" else np.float32)
+        if array.nbytes < _LARGE:
+            self._constants.append(numpy_helper.from_array(array.reshape(value.shape), name))
+            return name
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        place = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
+        place.external_data.add(key="location", value="given when the graph is loaded")
+        self._constants.append(place)
+        self._large[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
         return name
 
     def call(self, operation: str, *inputs: str, **attributes: Any) -> str:
@@ -83,7 +92,7 @@ class Graph:
 
     def _inner(self, make: Callable[[Graph], str]) -> Any:
         graph = Graph()
-        graph._numbers = self._numbers
+        graph._numbers, graph._large = self._numbers, self._large
         outputs = [_value_info(make(graph), None)]
         return helper.make_graph(graph._nodes, "inner", [], outputs, graph._constants)
 
@@ -96,11 +105,14 @@ class Graph:
         self._outputs.append(_value_info(value, rank))
 
     def load(self, num_threads: int) -> Session:
-        """A session that computes the outputs, in the order they were declared."""
+        """A session that computes the outputs, in the order they were declared. The graph, which gives its
+        large constants away, is used up."""
         graph = helper.make_graph(self._nodes, "graph", self._inputs, self._outputs, self._constants)
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(self.RUNTIMES_OWN, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
-        return Session(model.SerializeToString(), [output.name for output in self._outputs], num_threads)
+        outputs, large = [output.name for output in self._outputs], self._large
+        self._large = {}
+        return Session(model.SerializeToString(), outputs, num_threads, large)
 
     def _new(self) -> str:
         return f"v{next(self._numbers)}"
@@ -109,7 +121,9 @@ class Graph:
 class Session:
     """A loaded graph. Safe to run from several threads."""
 
-    def __init__(self, model: bytes, outputs: Sequence[str], num_threads: int) -> None:
+    def __init__(
+        self, model: bytes, outputs: Sequence[str], num_threads: int, constants: Mapping[str, Any]
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
@@ -118,6 +132,8 @@ class Session:
         options.enable_mem_pattern = False
         # Threads that spin between calls would take the cores from torch's.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if constants:
+            options.add_external_initializers(list(constants), list(constants.values()))
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._outputs = list(outputs)
 
