@@ -212,7 +212,7 @@ def configurations(threads: list[int], fast: bool) -> dict[str, Token2WavConfig]
         found[f"{count} thread{'s' * (count > 1)}"] = plain
         if fast:
             name = f"rounded, {count} thread{'s' * (count > 1)}"
-            found[name] = replace(plain, flow_weights="int8", flow_cache="bfloat16", vocoder_weights=vocoder)
+            found[name] = replace(plain, flow_weights="int8", vocoder_weights=vocoder)
     return found
 
 
