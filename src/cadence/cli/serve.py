@@ -78,7 +78,7 @@ NO_EFFECT = {
 @click.option(
     "--flow-cache",
     type=click.Choice(["plain", "float16", "bfloat16"]),
-    help="Smaller streams, not exact; bfloat16 is faster too, on a CPU that has it.  [plain]",
+    help="Smaller streams, not exact.  [plain]",
 )
 @click.option(
     "--vocoder-weights",

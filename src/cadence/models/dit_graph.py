@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, StepMemory
+from cadence.models.dit_memory import CONV_HISTORY, DiTSpan, StepMemory, scaled_attention
 from cadence.models.graph_attention import MAX_SEQUENCES, GraphAttention
 from cadence.models.graph_conv import Convolution, MinimalFiltering, Product
 from cadence.models.onnx_graph import Graph
@@ -107,12 +107,10 @@ class DiTGraph:
         Returns:
             [R, C].
         """
-        sizes = [span.groups * span.frames for span in spans]
-        found = [
-            self._run(pack(unpack(x, sizes)[part]), modulation, spans[part], memories[part])
-            for part in _portions([span.groups for span in spans])
-        ]
-        return pack(found)
+        portions = _portions([span.groups for span in spans])
+        sizes = [sum(span.groups * span.frames for span in spans[part]) for part in portions]
+        rows = zip(unpack(x, sizes), portions, strict=True)
+        return pack([self._run(own, modulation, spans[part], memories[part]) for own, part in rows])
 
     def _run(
         self, x: Tensor, modulation: Tensor, spans: Sequence[DiTSpan], memories: Sequence[StepMemory]
@@ -241,14 +239,20 @@ def mish(graph: Graph, x: str) -> str:
 def graphs_work() -> bool:
     """Whether this build of ONNX Runtime knows the operations and computes what it should."""
     generator = torch.Generator().manual_seed(0)
-    weight, bias, x = (torch.randn(shape, generator=generator) for shape in ((24, 16), (24,), (3, 16)))
+    weight, bias, *rows = (torch.randn(s, generator=generator) for s in ((16, 16), (16,), *3 * [(3, 2, 8)]))
+    past = torch.randn(1, 2, 5, 2, 8, generator=generator)
     graph = Graph()
-    name = graph.input("x", 2)
-    graph.output(graph.call("Gelu", plain_linear(graph, name, weight, bias), approximate="tanh"), 2)
+    attention = GraphAttention(graph, 1, 2, 8, torch.float32)
+    names = [graph.input(f"rows_{kind}", 3) for kind in "qkv"]
+    inner = plain_linear(graph, attention(*names), weight, bias)
+    graph.output(graph.call("Gelu", inner, approximate="tanh"), 2)
+    inputs = {name: part.numpy() for name, part in zip(names, rows, strict=True)}
     try:
-        (found,) = graph.load(1)({"x": x.numpy()})
+        (found,) = graph.load(1)(inputs | attention.inputs([3], [[past]]))
     except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base
         _log.warning("ONNX Runtime cannot run the flow's blocks, slower kernels do: %s", error)
         return False
-    expected = nn.functional.gelu(nn.functional.linear(x, weight, bias), approximate="tanh")
+    seen = [torch.cat([past[0, kind], rows[1 + kind]])[None] for kind in range(2)]
+    attended = scaled_attention(rows[0][None], *seen).reshape(3, 16)
+    expected = nn.functional.gelu(nn.functional.linear(attended, weight, bias), approximate="tanh")
     return torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
