@@ -46,8 +46,8 @@ class Token2WavConfig:
     "plain" is exact. `flow_cache` "float16" or "bfloat16" and `flow_window_s` (seconds of its own speech that
     a stream looks back on, at most the prompt's length) make streams smaller, not exact either.
     `flow_history_s`: how much of a stream's speech the flow's encoder attends to, by default as the
-    checkpoint asks, 100 s for the public ones. `noise_seed` fixes the flow's start noise; `voice_cache_bytes` bounds
-    prepared voices, `max_num_seqs` sessions at once. `enforce_eager`: no CUDA graphs."""
+    checkpoint asks, 100 s for the public ones. `noise_seed` fixes the flow's start noise; `voice_cache_bytes`
+    bounds prepared voices, `max_num_seqs` sessions at once. `enforce_eager`: no CUDA graphs."""
 
     device: str = "auto"
     dtype: str = "auto"
