@@ -316,9 +316,12 @@ class StreamMemory:
     def retain(self, rows: Tensor, fresh: Sequence[Tensor]) -> None:
         """Write these rows for the next chunk, and the new frames into their slots."""
         self._next_conv.copy_(rows)
-        stores = (store for layer in self._own for store in layer)
-        for store, part in zip(stores, fresh, strict=True):
-            store[:, self._slots] = part.to(store.dtype)
+        stores = self._own.view(-1, *self._own.shape[2:])  # [2·depth, G, n, heads, d]
+        at = 0
+        for first, stop in self._plan.slot_runs:
+            new = [part[:, at : at + stop - first] for part in fresh]
+            torch.stack(new, out=stores[:, :, first:stop])
+            at += stop - first
 
     def group(self, index: int) -> StreamMemory:
         """One group's memory: views of this one's tensors."""

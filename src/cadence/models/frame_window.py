@@ -10,6 +10,7 @@ keeps them and new frames be written over evicted ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ __all__ = ["PROMPT_TAIL_FRAMES", "FrameWindow", "WindowPlan"]
 PROMPT_TAIL_FRAMES = 100  # 2 s; the reference's constant
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WindowPlan:
     """One chunk's place in the window.
 
@@ -35,7 +36,12 @@ class WindowPlan:
     prompt_runs: tuple[tuple[int, int], ...]
     noise_offset: int
 
-    @property
+    @cached_property
+    def slot_runs(self) -> tuple[tuple[int, int], ...]:
+        """`slots` as [start, stop) runs."""
+        return _runs(self.slots)
+
+    @cached_property
     def past_runs(self) -> tuple[tuple[int, int], ...]:
         """The slots that hold earlier frames, as [start, stop) runs."""
         return _runs(np.setdiff1d(np.arange(self.used, dtype=np.int64), self.slots, assume_unique=True))

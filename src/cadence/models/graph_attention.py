@@ -20,7 +20,7 @@ from cadence.models.onnx_graph import Graph, as_input, bfloat16
 __all__ = ["MAX_SEQUENCES", "RUNS", "GraphAttention"]
 
 MAX_SEQUENCES = 8  # four streams with guidance: at so many rows, more of them gain nothing
-RUNS = 3  # a stream's own frames around those that it writes, and its voice's
+RUNS = 8  # a stream's own frames between those that it overwrites, two to six, and its voice's
 
 _FEW_ROWS = 128  # up to so many, two products with the scores between them beat the fused kernel
 
@@ -33,31 +33,28 @@ class GraphAttention:
         they are multiplied in float32."""
         self._graph, self._slots, self._heads, self._dim = graph, slots, heads, head_dim
         self._past = past
-        self._layers: list[list[list[list[str]]]] = []  # names by layer, keys or values, sequence and run
+        # By sequence and run: each layer's keys and values, by turns.
+        self._names: list[list[list[str]]] = [[[] for _ in range(RUNS)] for _ in range(MAX_SEQUENCES)]
         for name in ("alike", "few"):
             graph.input(name, 0, kind=bool)
         graph.input("ends", 1, kind=int)
 
     def __call__(self, queries: str, keys: str, values: str) -> str:
         """Rows [R, heads, d] to [R, heads · d]."""
-        layer, shape = len(self._layers), (0, self._heads, self._dim)
-        past = [
-            [
-                [
-                    self._graph.optional(f"past_{layer}_{kind}_{place}_{run}", shape, kind=self._past)
-                    for run in range(RUNS)
-                ]
-                for place in range(MAX_SEQUENCES)
-            ]
-            for kind in range(2)
-        ]
-        self._layers.append(past)
+        layer, shape = len(self._names[0][0]) // 2, (0, self._heads, self._dim)
+        for place, runs in enumerate(self._names):
+            for number, names in enumerate(runs):
+                for kind in "kv":
+                    name = f"past_{layer}_{kind}_{place}_{number}"
+                    names.append(self._graph.optional(name, shape, kind=self._past))
 
         def sequence(graph: Graph, place: int, own: str, new: Sequence[str]) -> str:
             seen = []
-            for kind, rows in zip(past, new, strict=True):
-                runs = [graph.widened(run) if self._past != torch.float32 else run for run in kind[place]]
-                seen.append(graph.call("Concat", *runs, rows, axis=0))
+            for kind, rows in enumerate(new):
+                past = [names[2 * layer + kind] for names in self._names[place]]
+                if self._past != torch.float32:
+                    past = [graph.widened(run) for run in past]
+                seen.append(graph.call("Concat", *past, rows, axis=0))
             return self._attend(graph, own, *seen)
 
         def alike(graph: Graph) -> str:
@@ -99,15 +96,16 @@ class GraphAttention:
             "few": np.array(max(counts) <= _FEW_ROWS),
             "ends": np.array([0, *accumulate(counts)], np.int64),
         }
-        wrapped = bfloat16 if self._past == torch.bfloat16 else np.asarray
         for place, tensors in enumerate(pasts):
-            runs = [as_input(self._widened(run)) for run in tensors]
+            runs = [self._widened(run) for run in tensors]
             if len(runs) > RUNS:
-                runs[RUNS - 1 :] = [np.concatenate(runs[RUNS - 1 :], axis=2)]
-            for layer, names in enumerate(self._layers):
-                for kind in range(2):
-                    for name, run in zip(names[kind][place], runs, strict=False):
-                        found[name] = wrapped(run[layer, kind])
+                runs[RUNS - 1 :] = [torch.cat(runs[RUNS - 1 :], dim=2)]
+            for number, run in enumerate(runs):
+                # Hundreds of arrays, while the caches are full of weights: taken apart without bytecode.
+                parts: Any = as_input(run.view(-1, *run.shape[2:]))
+                if self._past == torch.bfloat16:
+                    parts = map(bfloat16, parts)
+                found.update(zip(self._names[place][number], parts, strict=True))
         return found
 
     def _widened(self, run: Tensor) -> Tensor:
