@@ -127,7 +127,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
-        # One pool per session would keep the largest chunk's memory once per layer.
+        # A pool per session, of which the vocoder has many, would keep the longest utterance's memory.
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
         # Threads that spin between calls would take the cores from torch's.
